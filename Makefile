@@ -1,0 +1,43 @@
+# make             build kvss and kvss_client
+# make test        run the tests
+# make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
+# make clean       remove what make made
+#
+# make SANITIZE=1  builds with AddressSanitizer and UBSan; CC=clang, tcc, musl-gcc, ... with another
+#                  compiler. When the flags change, everything is built anew.
+
+PREFIX   = /usr/local
+CC       = cc
+STANDARD = -std=c99 -Wall -Wextra -Wpedantic
+PROGRAMS = kvss
+
+# Those flags that the compiler takes without a word.
+HARDENING = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong \
+            -fPIE -pie -Wl,-z,relro,-z,now
+takes = $(shell d=$$(mktemp -d); echo 'int main(void) { return 0; }' >$$d/a.c; \
+	test -z "$$($(CC) -O2 $(1) -include errno.h -o $$d/a $$d/a.c 2>&1)" && echo '$(1)'; rm -r $$d)
+
+ifdef SANITIZE
+CFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+else
+CFLAGS := -O2 $(foreach flag,$(HARDENING),$(call takes,$(flag)))
+endif
+
+all: $(PROGRAMS)
+
+$(PROGRAMS): %: %.c .flags
+	$(CC) $(STANDARD) $(CFLAGS) $(LDFLAGS) -o $@ $<
+
+# Holds the flags of the last build, and is written only when they are others.
+.flags: always
+	@echo '$(CC) $(STANDARD) $(CFLAGS) $(LDFLAGS)' | cmp -s - $@ || \
+		echo '$(CC) $(STANDARD) $(CFLAGS) $(LDFLAGS)' >$@
+
+test: all
+	@command -v bats >/dev/null || { echo 'make test needs bats: apt-get install bats' >&2; exit 1; }
+	bats tests/
+
+clean:
+	rm -f kvss kvss_client .flags
+
+.PHONY: all test clean install always

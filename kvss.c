@@ -1,0 +1,732 @@
+/* kvss: a key-value store service, KV/1.0 over TCP. To be read from top to bottom:
+ *
+ *     1. Bytes      a view of bytes, a buffer that grows, UTF-8
+ *     2. Events     what the operator reads on stderr
+ *     3. Replies    the table of statuses
+ *     4. Commands   QUIT
+ *     5. Requests   a line becomes a reply; the table of commands
+ *     6. Clients    a connection: read, run, write, close
+ *     7. Loop       select(), accept, stop
+ *     8. Start      the table of options, the listening socket, main
+ *
+ * A request goes down the file and never back up:
+ *
+ *     recv -> client's in buffer -> line -> version, verb, arguments -> command
+ *                                                                 |
+ *     send <- client's out buffer <--------- reply("200 OK ...") <+
+ *
+ * docs/protocol.md says what the lines mean. A new command is one function in chapter 4 and one
+ * row of the table in chapter 5. C99 and POSIX.1-2008, nothing else. */
+#define _POSIX_C_SOURCE 200809L
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define KVSS_VERSION "1.0.0"
+
+/* What the command line can set. The value is the default until it does. */
+enum { HOST, PORT, TIMEOUT, CLIENTS, EXPLAIN, QUIT_STOPS, VERBOSE, QUIET, HELP, VERSION, OPTIONS };
+
+static struct option {
+    char letter;
+    const char *name, *argument; /* no argument: a flag, 0 or 1 */
+    long most, value;            /* a number from 0 to most ... */
+    const char *text;            /* ... or else a text */
+    const char *help;
+} options[] = {
+    [HOST] = {'H', "host", "HOST", 0, 0, "127.0.0.1", "name or address to listen on"},
+    [PORT] = {'p', "port", "PORT", 65535, 9000, NULL, "port to listen on, 0 for a free one"},
+    [TIMEOUT] = {'t', "timeout", "SECONDS", 1000000, 0, NULL, "close idle clients, 0 for never"},
+    [CLIENTS] = {'m', "max-clients", "N", FD_SETSIZE, FD_SETSIZE, NULL, "serve N at a time"},
+    [EXPLAIN] = {'e', "explain", NULL, 1, 0, NULL, "let 400 and 426 say why"},
+    [QUIT_STOPS] = {'Q', "quit-stops-server", NULL, 1, 0, NULL, "let QUIT stop the server too"},
+    [VERBOSE] = {'v', "verbose", NULL, 1, 0, NULL, "log every request and its reply"},
+    [QUIET] = {'q', "quiet", NULL, 1, 0, NULL, "log errors only"},
+    [HELP] = {'h', "help", NULL, 1, 0, NULL, "print this and exit"},
+    [VERSION] = {'V', "version", NULL, 1, 0, NULL, "print the version and exit"},
+};
+
+/* == 1. Bytes =====================================================================================
+ *
+ * What a client sends is bytes, not a C string: it may hold a NUL, and need not end. So a piece of
+ * it is a str, a pointer and a length that stay together. A str owns nothing, and is good for as
+ * long as the bytes it points into. A buf owns its bytes: added at the end, taken from the start. */
+
+struct str {
+    const char *bytes; /* never NULL, even if len is 0: memcmp() and memcpy() don't allow it */
+    size_t len;
+};
+
+struct buf {
+    char *bytes;
+    size_t start, end, size; /* in use: bytes[start] up to and not including bytes[end] */
+};
+
+#define TEXT(literal) .bytes = (literal), .len = sizeof(literal) - 1
+#define STR(literal)  ((struct str){TEXT(literal)})
+
+enum { BUF_SIZE = 16384 }; /* bytes that a buf begins with: small replies to READ_MAX of requests */
+
+static struct str str_of(const char *s) { return (struct str){s, strlen(s)}; }
+
+static bool str_equal(struct str a, struct str b) {
+    return a.len == b.len && memcmp(a.bytes, b.bytes, a.len) == 0;
+}
+
+/* Takes the first field off rest: up to its first space, which goes too. False: no space was left,
+ * this was the last field. "GET " has one more after GET, an empty one; "GET" has none. */
+static bool str_field(struct str *rest, struct str *field) {
+    const char *space = memchr(rest->bytes, ' ', rest->len);
+    *field = *rest;
+    if (!space) return false;
+    field->len = (size_t)(space - rest->bytes);
+    *rest = (struct str){space + 1, rest->len - field->len - 1};
+    return true;
+}
+
+/* What RFC 5234 calls CTL: %x00-1F and %x7F. */
+static bool is_control(char byte) { return (unsigned char)byte < 0x20 || byte == 0x7F; }
+
+static bool str_has_control(struct str s) {
+    for (size_t i = 0; i < s.len; i++)
+        if (is_control(s.bytes[i])) return true;
+    return false;
+}
+
+/* UTF-8 without a NUL. RFC 3629, section 4: after E0 and F0 the second byte has a higher floor, or
+ * a character could be written in two ways and slip past a check that knows only the shorter one;
+ * after ED a lower ceiling (surrogates belong to UTF-16), and after F4 (U+10FFFF is the last). */
+static bool str_is_text(struct str s) {
+    const unsigned char *p = (const unsigned char *)s.bytes, *end = p + s.len;
+    while (p < end) {
+        unsigned char lead = *p++;
+        if (lead < 0x80 && lead != 0) continue;
+        if (lead < 0xC2 || lead > 0xF4) return false;
+        unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+        unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+        for (int more = lead < 0xE0 ? 1 : lead < 0xF0 ? 2 : 3; more > 0; more--) {
+            if (p == end || *p < low || *p > high) return false;
+            p++, low = 0x80, high = 0xBF;
+        }
+    }
+    return true;
+}
+
+static size_t buf_len(const struct buf *b) { return b->end - b->start; }
+
+/* Makes room for that many more bytes. False: out of memory, and the buf is as it was. */
+static bool buf_reserve(struct buf *b, size_t room) {
+    if (b->size - b->end >= room) return true;
+    size_t size = b->size ? b->size : BUF_SIZE;
+    while (size - b->end < room) size *= 2;
+    char *bytes = realloc(b->bytes, size);
+    if (bytes) b->bytes = bytes, b->size = size;
+    return bytes != NULL;
+}
+
+/* The caller has reserved the room. */
+static void buf_append(struct buf *b, struct str s) {
+    memcpy(b->bytes + b->end, s.bytes, s.len);
+    b->end += s.len;
+}
+
+/* Takes n bytes off the start. When it's empty, one that had grown gives that memory back: a long
+ * reply should not cost it for the rest of a connection. */
+static void buf_consume(struct buf *b, size_t n) {
+    b->start += n;
+    if (b->start < b->end) return;
+    b->start = b->end = 0;
+    char *bytes = b->size > BUF_SIZE ? realloc(b->bytes, BUF_SIZE) : NULL;
+    if (bytes) b->bytes = bytes, b->size = BUF_SIZE;
+}
+
+/* == 2. Events ====================================================================================
+ *
+ * What happens is told on stderr, a line an event: the time (ISO 8601, UTC), what, and to whom. A
+ * client's bytes are escaped there. Copied as they are, a line feed among them would begin a line
+ * that the client wrote and kvss seems to say, and an escape sequence would do its work in the
+ * terminal of whoever reads the log. */
+
+enum { EVENT_MAX = 2048 }; /* bytes of a line; a longer one is cut and ends in "..." */
+
+/* For what goes wrong before there are clients: one line and the end. */
+#define DIE(code, ...) (fprintf(stderr, "kvss: " __VA_ARGS__), fputc('\n', stderr), exit(code))
+
+/* Control characters and the backslash are shown as \xNN; so is every byte past ASCII if text isn't
+ * UTF-8, or has control characters of the second set (U+0080 to U+009F, which is C2 80 to C2 9F). */
+static void event(const char *what, const char *whom, struct str text) {
+    if (options[QUIET].value && strcmp(what, "error") != 0) return;
+    char line[EVENT_MAX + 16];
+    struct timespec now;
+    struct tm utc;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    size_t n = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
+    n += (size_t)snprintf(line + n, sizeof line - n, ".%03ldZ %s%s%s%s", now.tv_nsec / 1000000,
+                          what, *whom ? " " : "", whom, text.len ? " " : "");
+    bool wide = str_is_text(text);
+    for (size_t i = 1; i < text.len; i++)
+        if (text.bytes[i - 1] == (char)0xC2 && (unsigned char)text.bytes[i] < 0xA0) wide = false;
+    for (size_t i = 0; i < text.len && n < EVENT_MAX; i++) {
+        unsigned char byte = (unsigned char)text.bytes[i];
+        if (byte < 0x80 ? !is_control(text.bytes[i]) && byte != '\\' : wide)
+            line[n++] = text.bytes[i];
+        else
+            n += (size_t)snprintf(line + n, sizeof line - n, "\\x%02X", byte);
+    }
+    n += (size_t)snprintf(line + n, sizeof line - n, n < EVENT_MAX ? "\n" : "...\n");
+    if (write(STDERR_FILENO, line, n) < 0) return; /* no reader is no reason to stop serving */
+}
+
+/* == 3. Replies ===================================================================================
+ *
+ * A request has one reply, a line: a code for programs, its name for people, then, after a space,
+ * data if there is any. The first digit tells enough: 2 it's done, 4 the client has to change
+ * something, 5 the server failed. The codes are HTTP's (RFC 9110, section 15). */
+
+enum status { OK, BAD_REQUEST, UPGRADE, SERVER_ERROR, UNAVAILABLE };
+
+static const struct str statuses[] = {
+    [OK] = {TEXT("200 OK")},
+    [BAD_REQUEST] = {TEXT("400 BAD_REQUEST")},
+    [UPGRADE] = {TEXT("426 UPGRADE_REQUIRED")},
+    [SERVER_ERROR] = {TEXT("500 SERVER_ERROR")},
+    [UNAVAILABLE] = {TEXT("503 SERVICE_UNAVAILABLE")},
+};
+
+enum { REPLY_ROOM = 32 }; /* bytes: every reply without data fits */
+
+/* The caller has reserved REPLY_ROOM. Data for which there's no memory makes the reply a 500: the
+ * client waits for one line, and gets one whatever happens. */
+static void reply(struct buf *out, enum status status, struct str data) {
+    if (!buf_reserve(out, REPLY_ROOM + data.len)) status = SERVER_ERROR, data.len = 0;
+    buf_append(out, statuses[status]);
+    if (data.len) buf_append(out, STR(" "));
+    buf_append(out, data);
+    buf_append(out, STR("\n"));
+}
+
+/* == 4. Commands ==================================================================================
+ *
+ * A command is a function. It gets a request whose form was checked, does what it asks, and returns
+ * the status for the reply, with data for it in the request where there is some. */
+
+struct request {
+    struct str key, value; /* the arguments; one that was not given is empty */
+    struct str data;       /* for the reply; good until the store changes */
+    struct str reason;     /* why it's refused, in words; else empty */
+    bool quit;             /* close the connection after the reply */
+};
+
+static struct {
+    uint64_t started, now; /* milliseconds of the monotonic clock; now: when this turn began */
+    uint64_t stop_by;      /* 0: serving; else stopping, and gone by then */
+    uint64_t accept_at;    /* no earlier: see ACCEPT_PAUSE_MS */
+    long clients;          /* connected */
+    int listener, spare;   /* descriptors; the spare one gives way when none is left */
+    int top;               /* no client has a higher descriptor */
+    sigset_t signals;      /* blocked while select() waits */
+    unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
+} server = {.listener = -1, .spare = -1};
+
+static volatile sig_atomic_t stop_signal; /* the signal to stop, once it has come */
+
+static enum status command_quit(struct request *r) {
+    r->quit = true;
+    r->data = STR("bye");
+    return OK;
+}
+
+/* == 5. Requests ==================================================================================
+ *
+ *     request = "KV/1.0" SP verb [SP key [SP value]]
+ *
+ * The table of commands is the heart of the program. A line is held against it from left to right,
+ * and the first thing that's wrong decides: one request has one answer. */
+
+enum { KEY_MAX = 250 }; /* bytes; entry.key_len has to hold it */
+
+static struct command {
+    const char *verb;
+    int least, most; /* arguments; a second one is the rest of the line, spaces and all */
+    enum status (*run)(struct request *);
+    const char *usage, *reason; /* reason: what to say where there are too few or too many */
+    unsigned long long count;   /* requests so far */
+} commands[] = {
+    {"QUIT", 0, 0, command_quit, "QUIT", "QUIT takes nothing", 0},
+};
+
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static enum status request_bad(struct request *r, const char *reason) {
+    r->reason = str_of(reason);
+    return BAD_REQUEST;
+}
+
+static struct command *request_command(struct str verb) {
+    for (struct command *c = commands; c < commands + COMMANDS; c++)
+        if (str_equal(verb, str_of(c->verb))) return c;
+    return NULL;
+}
+
+static enum status request_run(struct request *r, struct str line) {
+    struct str version, verb, rest = line;
+    bool more = str_field(&rest, &version);
+    if (!str_equal(version, STR("KV/1.0"))) {
+        r->reason = STR("a request begins with KV/1.0 and a space");
+        return UPGRADE;
+    }
+    if (!str_is_text(line)) return request_bad(r, "the line is not UTF-8, or has a NUL in it");
+    if (!more) return request_bad(r, "the verb is missing");
+    more = str_field(&rest, &verb);
+    struct command *command = request_command(verb);
+    if (!command) return request_bad(r, "there is no such verb; verbs are upper case");
+    command->count++;
+    int given = more;
+    if (more && str_field(&rest, &r->key)) r->value = rest, given++;
+    if (given < command->least || given > command->most) return request_bad(r, command->reason);
+    if ((given > 0 && !r->key.len) || (given > 1 && !r->value.len))
+        return request_bad(r, "a field is empty: one space stands between two fields");
+    if (r->key.len > KEY_MAX) return request_bad(r, "the key is longer than 250 bytes");
+    if (str_has_control(r->key)) return request_bad(r, "the key has a control character in it");
+    return command->run(r);
+}
+
+/* == 6. Clients ===================================================================================
+ *
+ * A client is a small state machine. While it's OPEN, what it sends is read into its in buffer and
+ * every whole line there is run; the replies gather in out and leave together. TCP carries a stream
+ * of bytes and knows no lines: one recv() may bring half a line or two hundred.
+ *
+ * While replies wait to be sent, nothing more is read. So a client that sends and never reads fills
+ * its socket and not the server's memory: that's back-pressure. And a turn reads no more than
+ * READ_MAX of a client, however much it sends: the others wait for that, not for all of it.
+ *
+ * OPEN -> ENDING: nothing more will come. Run what has, send the replies, close.
+ * OPEN -> QUITTING -> LINGERING: it said QUIT. Send the replies and end the stream by shutdown();
+ * then read and drop what comes until the client closes. After a close() with something unread, TCP
+ * sends a reset, which can overtake "200 OK bye" and destroy it (RFC 1122, section 4.2.2.13). */
+
+enum phase { CLOSED, OPEN, ENDING, QUITTING, LINGERING };
+
+enum {
+    REQUEST_MAX = 65536, /* bytes of a line with its LF */
+    READ_MAX = 16384,    /* bytes: some 250 small requests */
+    OUTPUT_MAX = 32768,  /* bytes of replies: with more of them waiting, no request is run */
+    LINGER_MS = 1000,    /* that a client has to close after QUIT, and all have when kvss stops */
+    REASONS_MAX = 20,    /* that are logged of one client, which could fill the disk with them */
+    ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535"
+};
+
+static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reach */
+
+static struct client {
+    enum phase phase;
+    bool pending;           /* requests may wait in the buffer, because of OUTPUT_MAX */
+    bool blocked;           /* the socket takes no more for now */
+    bool skipping;          /* what comes up to a LF belongs to a request already refused */
+    int reasons;            /* logged so far */
+    uint64_t active;        /* when a request was last answered or a reply taken */
+    struct buf out;         /* replies */
+    char *in;               /* requests, REQUEST_MAX bytes */
+    size_t in_len, scanned; /* scanned: bytes known to hold no LF. Each is looked at once */
+    char name[ADDRESS_MAX]; /* 127.0.0.1:48106 */
+} clients[FD_SETSIZE];      /* by descriptor */
+
+static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost no memory */
+
+static int client_fd(const struct client *c) { return (int)(c - clients); }
+
+static void client_close(struct client *c, const char *why) {
+    event("disconnect", c->name, str_of(why));
+    close(client_fd(c));
+    free(c->out.bytes);
+    *c = (struct client){.phase = CLOSED};
+    server.clients--;
+}
+
+/* Runs a line and appends the reply. With a reason, refuses it instead. */
+static void client_answer(struct client *c, struct str line, const char *reason) {
+    struct request r = {STR(""), STR(""), STR(""), str_of(reason), false};
+    server.served++;
+    c->active = server.now;
+    if (options[VERBOSE].value) event("request", c->name, line);
+    enum status status = *reason ? BAD_REQUEST : request_run(&r, line);
+    if (r.reason.len && c->reasons++ < REASONS_MAX) event("bad", c->name, r.reason);
+    if (r.reason.len && options[EXPLAIN].value) r.data = r.reason;
+    size_t end = c->out.end;
+    reply(&c->out, status, r.data);
+    if (options[VERBOSE].value)
+        event("reply", c->name, (struct str){c->out.bytes + end, c->out.end - end - 1});
+    if (r.quit) c->phase = QUITTING;
+    if (r.quit && options[QUIT_STOPS].value) stop_signal = SIGTERM;
+}
+
+/* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a line
+ * cut short. Either is answered now and skipped, with what may still come of it. */
+static void client_run_rest(struct client *c) {
+    bool too_long = c->in_len == REQUEST_MAX, cut_short = c->in_len && c->phase == ENDING;
+    c->scanned = c->in_len;
+    if (!too_long && !cut_short && !c->skipping) return;
+    struct str line = {c->in, c->in_len};
+    const char *reason = too_long ? "the line is longer than 65536 bytes" : "the line has no LF";
+    if (!c->skipping) client_answer(c, line, reason);
+    c->skipping = true;
+    c->in_len = c->scanned = 0;
+}
+
+/* Runs the lines in the buffer, until the next is not whole or OUTPUT_MAX is reached. */
+static void client_run(struct client *c) {
+    size_t at = 0; /* where the next line begins */
+    c->pending = true;
+    while (c->pending && buf_len(&c->out) < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
+        const char *line = c->in + at;
+        const char *lf = memchr(line + c->scanned, '\n', c->in_len - at - c->scanned);
+        c->pending = lf != NULL;
+        if (!lf) break;
+        size_t len = (size_t)(lf - line);
+        at += len + 1;
+        c->scanned = 0;
+        if (len && lf[-1] == '\r') len--;
+        if (!c->skipping) client_answer(c, (struct str){line, len}, "");
+        c->skipping = false;
+        if (c->phase == QUITTING) at = c->in_len, c->pending = false;
+    }
+    c->in_len -= at;
+    memmove(c->in, c->in + at, c->in_len);
+    if (!c->pending) client_run_rest(c);
+}
+
+/* A socket that does not block has nothing for us just now; POSIX allows two names for that. No
+ * EINTR: signals come only while select() waits. */
+static bool is_later(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
+
+/* When kvss stops, a client with nothing more to read is at its end. */
+static void client_read(struct client *c) {
+    size_t room = REQUEST_MAX - c->in_len;
+    ssize_t n = recv(client_fd(c), c->in + c->in_len, room < READ_MAX ? room : READ_MAX, 0);
+    if (n < 0 && is_later()) {
+        if (server.stop_by && c->phase == OPEN) c->phase = ENDING, c->in_len = 0;
+        return;
+    }
+    if (n < 0 || (n == 0 && c->phase == LINGERING)) client_close(c, n < 0 ? strerror(errno) : "");
+    if (c->phase == LINGERING || c->phase == CLOSED) return;
+    if (n == 0) c->phase = ENDING;
+    server.bytes_in += (uint64_t)n;
+    c->in_len += (size_t)n;
+    client_run(c);
+}
+
+static void client_write(struct client *c) {
+    ssize_t n = send(client_fd(c), c->out.bytes + c->out.start, buf_len(&c->out), 0);
+    if (n < 0 && !is_later()) client_close(c, strerror(errno));
+    if (n > 0) {
+        server.bytes_out += (uint64_t)n;
+        c->active = server.now;
+        buf_consume(&c->out, (size_t)n);
+    }
+    c->blocked = buf_len(&c->out) > 0;
+}
+
+/* With all replies sent, some phases are over. */
+static void client_settle(struct client *c) {
+    if (c->pending || buf_len(&c->out)) return;
+    if (c->phase == ENDING) client_close(c, "");
+    if (c->phase != QUITTING) return;
+    c->phase = LINGERING;
+    if (shutdown(client_fd(c), SHUT_WR) < 0) client_close(c, strerror(errno));
+}
+
+/* When to close it, or NEVER. Half a line is no sign of life, or a byte now and then would be. */
+static uint64_t client_deadline(const struct client *c) {
+    if (c->phase == LINGERING) return c->active + LINGER_MS;
+    long seconds = options[TIMEOUT].value;
+    return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
+}
+
+/* == 7. Loop ======================================================================================
+ *
+ * A turn of the loop: wait until something can be done at once; read from everybody who has sent
+ * something, and run it; then send. select() takes sets of descriptors and leaves in them those that
+ * are ready. A set holds descriptors below FD_SETSIZE: with another, FD_SET() would write past its
+ * end. So no client is taken whose descriptor is too high.
+ *
+ * A signal that comes just before select() would be seen only after it. pselect() closes the gap:
+ * SIGINT and SIGTERM are blocked at all times but while it waits (POSIX, pselect). */
+
+enum { ACCEPT_PAUSE_MS = 100 }; /* after accept() failed: tried at once, it would fail again */
+
+static uint64_t clock_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* 127.0.0.1:9000, [::1]:9000 */
+static void address_name(const struct sockaddr_storage *address, socklen_t len, char *name) {
+    char host[INET6_ADDRSTRLEN] = "?", port[6] = "?";
+    getnameinfo((const struct sockaddr *)address, len, host, sizeof host, port, sizeof port,
+                NI_NUMERICHOST | NI_NUMERICSERV);
+    snprintf(name, ADDRESS_MAX, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+}
+
+/* The newcomer becomes a client, or is told that there's no room: its socket is new, so that one
+ * line fits and send() does not wait. TCP_NODELAY: replies leave at once. SO_KEEPALIVE: a peer gone
+ * without a word is noticed in the end. Both are good to have, and not having them is no error. */
+static void loop_take(int fd, bool room, const struct sockaddr_storage *address, socklen_t size) {
+    struct client c = {.phase = OPEN, .active = server.now};
+    int on = 1;
+    address_name(address, size, c.name);
+    room = room && fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
+    if (!room || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || !buf_reserve(&c.out, BUF_SIZE)) {
+        server.refused++;
+        event("refuse", c.name, STR("no room for one more client"));
+        char line[REPLY_ROOM];
+        int len = snprintf(line, sizeof line, "%s\n", statuses[UNAVAILABLE].bytes);
+        (void)send(fd, line, (size_t)len, 0);
+        close(fd);
+        return;
+    }
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    c.in = inputs[fd];
+    clients[fd] = c;
+    server.clients++;
+    server.top = fd > server.top ? fd : server.top;
+    event("connect", c.name, STR(""));
+}
+
+/* Takes all who wait, or the last of them would wait for many turns; but no more than listen() lets
+ * wait, or the clients would. Where no descriptor is left, the spare one makes way to say so. */
+static void loop_accept(void) {
+    for (int i = 0; i < SOMAXCONN; i++) {
+        struct sockaddr_storage address;
+        socklen_t len = sizeof address;
+        int fd = accept(server.listener, (struct sockaddr *)&address, &len);
+        bool full = fd < 0 && (errno == EMFILE || errno == ENFILE);
+        if (full && server.spare >= 0) {
+            close(server.spare);
+            fd = accept(server.listener, (struct sockaddr *)&address, &len);
+        }
+        int error = errno;
+        if (fd >= 0) loop_take(fd, !full, &address, len);
+        if (full) server.spare = open("/dev/null", O_RDWR);
+        if (fd >= 0 || error == ECONNABORTED) continue; /* aborted: it has left already */
+        errno = error;
+        if (is_later()) return;
+        event("error", "accept", str_of(strerror(error)));
+        server.accept_at = server.now + ACCEPT_PAUSE_MS;
+        return;
+    }
+}
+
+/* Puts what there is to wait for in the sets. Returns until when, or NEVER. */
+static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
+    uint64_t until = server.stop_by ? server.stop_by : NEVER;
+    FD_ZERO(readable);
+    FD_ZERO(writable);
+    if (server.listener >= 0 && server.now < server.accept_at)
+        until = server.accept_at;
+    else if (server.listener >= 0)
+        FD_SET(server.listener, readable);
+    for (int fd = 0; fd <= server.top; fd++) {
+        struct client *c = &clients[fd];
+        if (c->phase == CLOSED) continue;
+        bool sending = c->pending || buf_len(&c->out);
+        FD_SET(fd, sending ? writable : readable);
+        if (client_deadline(c) < until) until = client_deadline(c);
+        if (server.stop_by && c->phase == OPEN && !sending) until = server.now;
+    }
+    return until;
+}
+
+static void loop_wait(fd_set *readable, fd_set *writable) {
+    uint64_t until = loop_watch(readable, writable);
+    uint64_t ms = until > server.now ? until - server.now : 0;
+    struct timespec wait = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
+    struct timespec *limit = until == NEVER ? NULL : &wait;
+    int top = server.top > server.listener ? server.top : server.listener;
+    if (pselect(top + 1, readable, writable, NULL, limit, &server.signals) < 0) {
+        if (errno != EINTR) DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
+        FD_ZERO(readable);
+        FD_ZERO(writable);
+    }
+    server.now = clock_ms();
+}
+
+static void loop_turn(void) {
+    fd_set readable, writable;
+    loop_wait(&readable, &writable);
+    if (server.listener >= 0 && FD_ISSET(server.listener, &readable)) loop_accept();
+    for (int fd = 0; fd <= server.top; fd++) {
+        struct client *c = &clients[fd];
+        if (c->phase == CLOSED) continue;
+        if (FD_ISSET(fd, &writable)) c->blocked = false;
+        if (FD_ISSET(fd, &writable) && c->pending) client_run(c);
+        if (FD_ISSET(fd, &readable) || (server.stop_by && c->phase == OPEN)) client_read(c);
+    }
+    for (int fd = 0; fd <= server.top; fd++) {
+        struct client *c = &clients[fd];
+        if (buf_len(&c->out) && !c->blocked) client_write(c);
+        client_settle(c);
+        if (c->phase != CLOSED && client_deadline(c) <= server.now) client_close(c, "idle");
+    }
+}
+
+/* Until a signal ends it. Then those who wait are the last to be taken, and what has arrived is
+ * answered; whoever has not read that after LINGER_MS is left. */
+static void loop_run(void) {
+    while (!stop_signal) loop_turn();
+    loop_accept();
+    event("stop", stop_signal == SIGINT ? "SIGINT" : "SIGTERM", STR(""));
+    close(server.listener);
+    server.listener = -1;
+    server.stop_by = server.now + LINGER_MS;
+    while (server.clients > 0 && server.now < server.stop_by) loop_turn();
+    for (int fd = 0; fd <= server.top; fd++)
+        if (clients[fd].phase != CLOSED) client_close(&clients[fd], "stop");
+    event("goodbye", "", STR(""));
+}
+
+/* == 8. Start =====================================================================================
+ *
+ * The options, the socket, the loop. What goes wrong before the loop is told in one line, with exit
+ * status 2 where the command line is at fault and 1 where the system is. */
+
+enum { EXIT_USAGE = 2 };
+
+static void option_set(struct option *o, const char *value) {
+    char *end;
+    if (o->text) o->text = value;
+    if (!o->argument) o->value = 1;
+    if (o->text || !o->argument) return;
+    o->value = strtol(value, &end, 10);
+    if (end == value || *end || o->value < 0 || o->value > o->most)
+        DIE(EXIT_USAGE, "%s: '%s' is not a number from 0 to %ld", o->name, value, o->most);
+}
+
+/* Reads the option in word i: -p 9001, -p9001, --port 9001 or --port=9001. Returns the index of the
+ * last word that belongs to it. */
+static int option_read(char **words, int i) {
+    bool is_long = words[i][1] == '-';
+    const char *value = NULL;
+    struct str name = {words[i] + 1 + is_long, is_long ? strcspn(words[i] + 2, "=") : 1};
+    struct option *o = options;
+    while (o < options + OPTIONS &&
+           !(is_long ? str_equal(name, str_of(o->name)) : *name.bytes == o->letter))
+        o++;
+    if (o == options + OPTIONS) DIE(EXIT_USAGE, "%s: no such option; see kvss --help", words[i]);
+    if (name.len && name.bytes[name.len]) value = name.bytes + name.len + is_long;
+    if (!o->argument && value) DIE(EXIT_USAGE, "%s: this option takes no value", words[i]);
+    if (o->argument && !value) value = words[++i];
+    if (o->argument && !value) DIE(EXIT_USAGE, "%s: %s is missing", words[i - 1], o->argument);
+    option_set(o, value);
+    return i;
+}
+
+static void options_read(int argc, char **argv) {
+    char *operands[2] = {NULL, NULL}; /* [[HOST] PORT] */
+    for (int i = 1; i < argc; i++) {
+        if (argv[i][0] == '-')
+            i = option_read(argv, i);
+        else if (operands[1])
+            DIE(EXIT_USAGE, "%s: what comes after HOST and PORT?", argv[i]);
+        else
+            operands[operands[0] != NULL] = argv[i];
+    }
+    if (operands[0]) option_set(&options[operands[1] ? HOST : PORT], operands[0]);
+    if (operands[1]) option_set(&options[PORT], operands[1]);
+}
+
+static void help_print(void) {
+    printf("Usage: kvss [options] [[HOST] PORT]\n\nOptions (and what holds without them):\n");
+    for (struct option *o = options; o < options + OPTIONS; o++) {
+        const char *argument = o->argument ? o->argument : "";
+        printf("  -%c, --%s %-*s", o->letter, o->name, 22 - (int)strlen(o->name), argument);
+        printf(o->text ? "%s (%s)\n" : "%s", o->help, o->text);
+        if (!o->text) printf(o->argument ? " (%ld)\n" : "\n", o->value);
+    }
+    printf("\nRequests, one a line:\n");
+    for (int i = 0; i < COMMANDS; i++) printf("  KV/1.0 %s\n", commands[i].usage);
+}
+
+static void on_signal(int signal) { stop_signal = signal; }
+
+/* SIGINT and SIGTERM are let in while pselect() waits, with the empty set of server.signals. SIGPIPE
+ * comes of sending to a client that is gone, and would end kvss; send() fails too, and that will do. */
+static void start_signals(void) {
+    struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
+    sigset_t stops;
+    sigemptyset(&server.signals);
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    if (sigprocmask(SIG_BLOCK, &stops, NULL) < 0 || sigaction(SIGINT, &stop, NULL) < 0 ||
+        sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0)
+        DIE(EXIT_FAILURE, "signals: %s", strerror(errno));
+}
+
+/* -1: errno says why. Without SO_REUSEADDR, connections of a server that has stopped would keep the
+ * next one from its port for a minute, in TIME-WAIT (RFC 9293, section 3.6.1). */
+static int listen_on(const struct addrinfo *a) {
+    int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol), on = 1;
+    if (fd < 0) return -1;
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (fcntl(fd, F_SETFL, O_NONBLOCK) == 0 && bind(fd, a->ai_addr, a->ai_addrlen) == 0 &&
+        listen(fd, SOMAXCONN) == 0)
+        return fd;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+static void start_listening(void) {
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *found;
+    struct sockaddr_storage address;
+    socklen_t len = sizeof address;
+    char port[24], name[ADDRESS_MAX];
+    const char *host = options[HOST].text;
+    snprintf(port, sizeof port, "%ld", options[PORT].value);
+    int error = getaddrinfo(host, port, &hints, &found);
+    if (error) DIE(EXIT_FAILURE, "%s: %s", host, gai_strerror(error));
+    for (struct addrinfo *a = found; a && server.listener < 0; a = a->ai_next)
+        server.listener = listen_on(a);
+    if (server.listener < 0 || getsockname(server.listener, (struct sockaddr *)&address, &len) < 0)
+        DIE(EXIT_FAILURE, "%s, port %s: %s", host, port, strerror(errno));
+    freeaddrinfo(found);
+    if (server.listener >= FD_SETSIZE) DIE(EXIT_FAILURE, "too many files are open already");
+    address_name(&address, len, name);
+    fprintf(stderr, "kvss: listening on %s\n", name);
+}
+
+int main(int argc, char **argv) {
+    options_read(argc, argv);
+    if (options[HELP].value) help_print();
+    if (options[VERSION].value) printf("kvss %s\n", KVSS_VERSION);
+    if (options[HELP].value || options[VERSION].value) return fflush(stdout) ? EXIT_FAILURE : 0;
+    /* Were stdin, stdout or stderr closed, a client would get its number, and the log would go
+     * to that client. So what opens first is /dev/null, up to the spare. */
+    while ((server.spare = open("/dev/null", O_RDWR)) >= 0 && server.spare <= STDERR_FILENO)
+        continue;
+    start_signals();
+    start_listening();
+    server.started = server.now = clock_ms();
+    event("start", "kvss", STR(KVSS_VERSION));
+    loop_run();
+    return 0;
+}

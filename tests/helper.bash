@@ -1,0 +1,108 @@
+# shellcheck shell=bash
+# What the tests share. A test starts its own servers on free ports, talks to them with nc, and
+# leaves nothing behind: teardown ends every server, and fails the test if one did not end well, so
+# that a report of a sanitizer is never missed.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+KVSS=${KVSS:-$ROOT/kvss}
+KVSS_CLIENT=${KVSS_CLIENT:-$ROOT/kvss_client}
+export LC_ALL=C ASAN_OPTIONS=${ASAN_OPTIONS-detect_leaks=1}
+SERVERS=()
+
+# wait_until SECONDS COMMAND...: until the command succeeds; fails after so many seconds.
+wait_until() {
+    local end=$((SECONDS + $1 + 1))
+    shift
+    until "$@"; do
+        if [ $SECONDS -ge $end ]; then
+            echo "waited in vain: $*" >&2
+            return 1
+        fi
+        sleep 0.01
+    done
+}
+
+# serve [OPTION...]: starts a server. Sets PID, PORT, and LOG, the file of what it says.
+serve() {
+    LOG=$BATS_TEST_TMPDIR/log.${#SERVERS[@]}
+    "$KVSS" --port 0 "$@" 2>"$LOG" 3>&- &
+    PID=$!
+    SERVERS+=("$PID")
+    wait_until 10 grep -q '^kvss: listening on ' "$LOG"
+    PORT=$(sed -n '1s/^kvss: listening on .*://p' "$LOG")
+}
+
+# stop PID [SIGNAL]: ends a server, and succeeds if it says goodbye with status 0.
+stop() {
+    kill -s "${2:-TERM}" "$1" && ended "$1"
+}
+
+# ended PID: waits until the server has ended, and gives its exit status.
+ended() {
+    local i status=0
+    wait "$1" || status=$?
+    for i in "${!SERVERS[@]}"; do
+        [ "${SERVERS[i]}" != "$1" ] || unset "SERVERS[i]"
+    done
+    return $status
+}
+
+teardown() {
+    local pid failed=0
+    for pid in "${SERVERS[@]}"; do
+        kill "$pid" 2>/dev/null || { echo "server $pid had died" >&2; failed=1; }
+        wait "$pid" || { echo "server $pid ended with status $?" >&2; failed=1; }
+    done
+    if [ $failed = 1 ]; then
+        cat "$BATS_TEST_TMPDIR"/log.* >&2
+        return 1
+    fi
+}
+
+# talk: sends stdin to the server, says that this is all, and prints what comes until the
+# server closes. Every nc has its own option for the second of these.
+talk() {
+    local options=() help
+    help=$(nc -h 2>&1 || :)
+    case $help in
+    *OpenBSD*) options=(-N) ;;
+    *'[v1.'*) options=(-q 60) ;;
+    esac
+    timeout 60 nc "${options[@]}" 127.0.0.1 "$PORT"
+}
+
+# ask REQUEST...: sends the requests, a line each, and prints the replies.
+ask() {
+    printf '%s\n' "$@" | talk
+}
+
+# expect TEXT: what `run` must have printed.
+# shellcheck disable=SC2154 # run sets output
+expect() {
+    if [ "$output" != "$1" ]; then
+        printf 'expected:\n%s\nbut got:\n%s\n' "$1" "$output" >&2
+        return 1
+    fi
+}
+
+# replies REQUEST REPLY [REQUEST REPLY...]: one connection, and each request must get its reply.
+replies() {
+    local requests=() wanted=()
+    while [ $# -gt 0 ]; do
+        requests+=("$1")
+        wanted+=("$2")
+        shift 2
+    done
+    run ask "${requests[@]}"
+    expect "$(printf '%s\n' "${wanted[@]}")"
+}
+
+# memory PID: its resident memory, in kB.
+memory() {
+    ps -o rss= -p "$1" | tr -d ' '
+}
+
+# sanitized: whether the server was built by make SANITIZE=1.
+sanitized() {
+    grep -q __asan_init "$KVSS"
+}

@@ -1,0 +1,302 @@
+#!/usr/bin/env bats
+# The server as its operator sees it: the command line, the log, signals, limits.
+
+load helper
+
+BYE='200 OK bye'
+
+# hold NAME: opens a connection and keeps it open; what the server sends goes to the file NAME. Its
+# other end is descriptor 9, which a test writes to and closes.
+hold() {
+    mkfifo "$BATS_TEST_TMPDIR/$1.fifo"
+    exec 9<>"$BATS_TEST_TMPDIR/$1.fifo"
+    nc 127.0.0.1 "$PORT" <&9 >"$BATS_TEST_TMPDIR/$1" 3>&- 9>&- &
+    HOLDER=$!
+}
+
+release() {
+    exec 9>&-
+    kill "$HOLDER" 2>/dev/null || :
+    wait "$HOLDER" || :
+}
+
+# fails STATUS MESSAGE WORD...: kvss with these words ends so, having said just this.
+fails() {
+    run "$KVSS" "${@:3}"
+    expect "kvss: $2"
+    [ "$status" = "$1" ]
+}
+
+@test "every way to say where to listen" {
+    port() { sed -n '1s/.*://p' "$LOG"; }
+    serve                       # --port 0, which takes a free one
+    first=$PORT
+    [ "$first" -gt 0 ]
+    stop "$PID"
+    for words in "$first" "127.0.0.2 $first" "-H 127.0.0.2 -p $first" "-p$first" \
+        "--host 127.0.0.1 --port $first" "--host=127.0.0.1 --port=$first" "localhost $first"; do
+        # shellcheck disable=SC2086 # split into words
+        serve $words
+        [ "$PORT" = "$first" ]
+        stop "$PID"
+    done
+    serve 127.0.0.2 0
+    [[ $(head -n 1 "$LOG") =~ ^'kvss: listening on 127.0.0.2:'[0-9]+$ ]]
+}
+
+@test "IPv6: --host ::1" {
+    serve 127.0.0.1 0
+    serve --host ::1 || skip "this machine has no ::1"
+    [[ $(head -n 1 "$LOG") =~ ^'kvss: listening on [::1]:'[0-9]+$ ]]
+    run nc ::1 "$PORT" <<<'KV/1.0 QUIT'
+    expect "$BYE"
+    grep -q ' connect \[::1\]:[0-9]*$' "$LOG"
+}
+
+@test "a port in use, an address of somebody else, an unknown name: one line, status 1" {
+    serve
+    fails 1 "127.0.0.1, port $PORT: Address already in use" "$PORT"
+    fails 1 '192.0.2.1, port 9000: Cannot assign requested address' 192.0.2.1 9000
+    run "$KVSS" nowhere.invalid 9000
+    [ "$status" = 1 ]
+    [[ $output == 'kvss: nowhere.invalid: '* ]]
+    [ "${#lines[@]}" = 1 ]
+}
+
+@test "a bad command line: one line, status 2" {
+    fails 2 "port: '65536' is not a number from 0 to 65535" 65536
+    fails 2 "port: 'http' is not a number from 0 to 65535" http
+    fails 2 "port: '-1' is not a number from 0 to 65535" --port -1
+    fails 2 "port: '' is not a number from 0 to 65535" --port=
+    fails 2 "port: '90x' is not a number from 0 to 65535" -p 90x
+    fails 2 "timeout: '99999999999999999999' is not a number from 0 to 1000000" -t 99999999999999999999
+    fails 2 '--nonsense: no such option; see kvss --help' --nonsense
+    fails 2 '--por: no such option; see kvss --help' --por 9000
+    fails 2 '-x: no such option; see kvss --help' -x
+    fails 2 '-: no such option; see kvss --help' -
+    fails 2 '--port: PORT is missing' --port
+    fails 2 '-p: PORT is missing' -p
+    fails 2 '--verbose=yes: this option takes no value' --verbose=yes
+    fails 2 '9: what comes after HOST and PORT?' 127.0.0.1 9000 9
+}
+
+@test "--help shows every option, its default and every request" {
+    run "$KVSS" --help
+    [ "$status" = 0 ]
+    [ "${lines[0]}" = 'Usage: kvss [options] [[HOST] PORT]' ]
+    [[ $output == *'-H, --host HOST '*'(127.0.0.1)'* ]]
+    [[ $output == *'-p, --port PORT '*'(9000)'* ]]
+    [[ $output == *'-t, --timeout SECONDS '*'(0)'* ]]
+    [[ $output == *'-m, --max-clients N '* ]]
+    [[ $output == *$'\n  KV/1.0 QUIT'* ]]
+    [ "$output" = "$("$KVSS" -h)" ]
+}
+
+@test "--version" {
+    run "$KVSS" --version
+    [[ $output =~ ^'kvss '[0-9]+\.[0-9]+\.[0-9]+$ ]]
+    [ "$output" = "$("$KVSS" -V)" ]
+}
+
+@test "--help on a full disk does not claim success" {
+    [ -c /dev/full ] || skip "this system has no /dev/full"
+    run bash -c '"$1" --help >/dev/full' - "$KVSS"
+    [ "$status" = 1 ]
+}
+
+@test "the log: start, connect, disconnect, stop, each with its time" {
+    serve
+    ask 'KV/1.0 QUIT'
+    stop "$PID"
+    run cat "$LOG"
+    time='[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z'
+    [[ ${lines[0]} =~ ^'kvss: listening on 127.0.0.1:'[0-9]+$ ]]
+    [[ ${lines[1]} =~ ^$time' start kvss '[0-9.]+$ ]]
+    [[ ${lines[2]} =~ ^$time' connect 127.0.0.1:'([0-9]+)$ ]]
+    [[ ${lines[3]} =~ ^$time" disconnect 127.0.0.1:${BASH_REMATCH[1]}"$ ]]
+    [[ ${lines[4]} =~ ^$time' stop SIGTERM'$ ]]
+    [[ ${lines[5]} =~ ^$time' goodbye'$ ]]
+    [ "${#lines[@]}" = 6 ]
+}
+
+@test "--verbose logs every request and its reply" {
+    serve --verbose
+    ask 'KV/1.0 FROB' 'KV/1.0 QUIT'
+    run sed -n 's/^[^ ]* \(request\|bad\|reply\) 127\.0\.0\.1:[0-9]* /\1 /p' "$LOG"
+    expect "request KV/1.0 FROB
+bad there is no such verb; verbs are upper case
+reply 400 BAD_REQUEST
+request KV/1.0 QUIT
+reply $BYE"
+}
+
+@test "--quiet logs nothing but the address" {
+    serve --quiet
+    ask 'x' 'KV/1.0 QUIT'
+    pid=$PID
+    stop "$pid"
+    run cat "$LOG"
+    expect "kvss: listening on 127.0.0.1:$PORT"
+}
+
+@test "no client can forge a line of the log, or reach the terminal that shows it" {
+    serve -v
+    printf 'a\rb\x1b[31mc\x7f\\d\t\xc2\x9be\n\xffx\nth\xc3\xa0nh\n%05000d\n' 0 | talk
+    run sed -n 's/^[^ ]* request 127\.0\.0\.1:[0-9]* //p' "$LOG"
+    [ "${lines[0]}" = 'a\x0Db\x1B[31mc\x7F\x5Cd\x09\xC2\x9Be' ]
+    [ "${lines[1]}" = '\xFFx' ]
+    [ "${lines[2]}" = $'th\xc3\xa0nh' ]
+    [[ ${lines[3]} =~ ^0{1900,2048}\.\.\.$ ]]
+}
+
+@test "--timeout closes idle clients, and a byte now and then is no sign of life" {
+    serve --timeout 1
+    hold idle
+    wait_until 20 grep -q ' disconnect .* idle$' "$LOG"
+    release
+    hold slow
+    trickle() { printf x >&9 && [ "$(grep -c ' disconnect .* idle$' "$LOG")" = 2 ]; }
+    wait_until 20 trickle
+    release
+}
+
+@test "without --timeout nobody is closed for being idle" {
+    serve
+    hold patient
+    wait_until 10 grep -q ' connect ' "$LOG"
+    # A client of another server tells when a second has gone by.
+    serve -t 1
+    exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+    wait_until 20 grep -q ' idle$' "$LOG"
+    exec 8>&-
+    echo 'KV/1.0 QUIT' >&9
+    wait_until 10 grep -q "$BYE" "$BATS_TEST_TMPDIR/patient"
+    release
+}
+
+@test "SIGTERM and SIGINT: goodbye, status 0" {
+    for signal in TERM INT; do
+        # A shell without job control starts background commands with SIGINT ignored; kvss is not
+        # to care, since nobody asked it to.
+        serve
+        hold "client.$signal"
+        wait_until 10 grep -q ' connect ' "$LOG"
+        stop "$PID" "$signal"
+        release
+        grep -q " stop SIG$signal\$" "$LOG"
+        grep -q ' goodbye$' "$LOG"
+    done
+}
+
+@test "a signal to stop: what has arrived is answered first" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    serve
+    kill -s STOP "$PID"
+    { seq 1 1000 | sed 's/.*/KV\/1.0 FROB/' | talk >"$BATS_TEST_TMPDIR/replies"; } 3>&- &
+    talker=$!
+    # The kernel takes the connection and its 12,000 bytes, while the server sleeps.
+    arrived() { [ "$(ss -tnH "sport = :$PORT" | awk '{ print $2 }')" -ge 12000 ]; }
+    wait_until 10 arrived
+    kill -s TERM "$PID"
+    kill -s CONT "$PID"
+    ended "$PID"
+    wait "$talker"
+    [ "$(grep -c '^400 BAD_REQUEST$' "$BATS_TEST_TMPDIR/replies")" = 1000 ]
+}
+
+@test "a signal to stop: a client that does not read can't prevent it" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    serve
+    exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+    (yes 'KV/1.0 FROB' 2>/dev/null | head -c 50000000 >&8) 2>/dev/null 3>&- &
+    writer=$!
+    blocked() { [ "$(ss -tnH "sport = :$PORT" | awk '{ print ($3 > 0) }')" = 1 ]; }
+    wait_until 20 blocked
+    start=$SECONDS
+    stop "$PID"
+    [ $((SECONDS - start)) -le 10 ]
+    kill $writer 2>/dev/null || :
+    exec 8>&-
+}
+
+@test "--quit-stops-server: QUIT ends the server, with status 0" {
+    serve --quit-stops-server
+    run ask 'KV/1.0 QUIT' 'x'
+    expect "$BYE"
+    ended "$PID"
+    grep -q ' goodbye$' "$LOG"
+}
+
+@test "--max-clients: one more is told 503 and closed, the others go on" {
+    serve --max-clients 1
+    hold first
+    wait_until 10 grep -q ' connect ' "$LOG"
+    run nc 127.0.0.1 "$PORT" </dev/null
+    expect '503 SERVICE_UNAVAILABLE'
+    echo 'KV/1.0 QUIT' >&9
+    wait_until 10 grep -q "$BYE" "$BATS_TEST_TMPDIR/first"
+    release
+    wait_until 10 grep -q ' disconnect ' "$LOG"
+    run ask 'KV/1.0 QUIT'
+    expect "$BYE"
+    grep -q ' refuse 127\.0\.0\.1:[0-9]* no room for one more client$' "$LOG"
+}
+
+@test "no descriptor left: 503, the others go on, and the server does not spin" {
+    limit=$(ulimit -n)
+    ulimit -Sn 16
+    serve
+    ulimit -Sn "$limit"
+    fds=()
+    for _ in {1..20}; do
+        exec {fd}<>"/dev/tcp/127.0.0.1/$PORT"
+        fds+=("$fd")
+    done
+    wait_until 10 grep -q ' refuse ' "$LOG"
+    read -r -u "${fds[19]}" line
+    [ "$line" = '503 SERVICE_UNAVAILABLE' ]
+    echo 'KV/1.0 QUIT' >&"${fds[0]}"
+    read -r -u "${fds[0]}" line
+    [ "$line" = "$BYE" ]
+    for fd in "${fds[@]}"; do exec {fd}>&-; done
+    run ask 'KV/1.0 QUIT'
+    expect "$BYE"
+    [ "$(ps -o cputimes= -p "$PID")" -le 1 ]
+}
+
+@test "a client that leaves before its replies does no harm" {
+    serve
+    for _ in {1..20}; do
+        exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+        seq 1 2000 >&8
+        exec 8>&-
+    done
+    run ask 'KV/1.0 QUIT'
+    expect "$BYE"
+}
+
+@test "stdin, stdout and stderr closed: no client gets the log" {
+    serve
+    port=$PORT
+    stop "$PID"
+    "$KVSS" --verbose "$port" <&- >&- 2>&- 3>&- &
+    SERVERS+=($!)
+    PORT=$port
+    up() { [ "$(ask 'KV/1.0 QUIT')" = "$BYE" ]; }
+    wait_until 10 up
+    run ask 'KV/1.0 FROB' 'KV/1.0 FROB' 'KV/1.0 QUIT'
+    expect "400 BAD_REQUEST
+400 BAD_REQUEST
+$BYE"
+}
+
+@test "a log that nobody reads does not stop the service" {
+    serve
+    port=$PORT
+    stop "$PID"
+    "$KVSS" --verbose "$port" 2> >(:) 3>&- &
+    SERVERS+=($!)
+    PORT=$port
+    up() { [ "$(ask 'KV/1.0 QUIT')" = "$BYE" ]; }
+    wait_until 10 up
+}

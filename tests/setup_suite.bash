@@ -1,0 +1,12 @@
+# shellcheck shell=bash
+# Runs once, before the first test: the tests need nc, and programs that are up to date.
+
+setup_suite() {
+    bats_require_minimum_version 1.5.0
+    if ! command -v nc >/dev/null; then
+        echo "The tests need nc: apt-get install netcat-openbsd" >&2
+        return 1
+    fi
+    # KVSS and KVSS_CLIENT name programs to test that were built elsewhere.
+    [ -n "${KVSS-}" ] || make -C "$(dirname "${BASH_SOURCE[0]}")/.." >&2
+}
