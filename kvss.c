@@ -2,21 +2,22 @@
  *
  *     1. Bytes      a view of bytes, a buffer that grows, UTF-8
  *     2. Events     what the operator reads on stderr
- *     3. Replies    the table of statuses
- *     4. Commands   QUIT
- *     5. Requests   a line becomes a reply; the table of commands
- *     6. Clients    a connection: read, run, write, close
- *     7. Loop       select(), accept, stop
- *     8. Start      the table of options, the listening socket, main
+ *     3. Store      the hash table
+ *     4. Replies    the table of statuses
+ *     5. Commands   PUT GET DEL QUIT
+ *     6. Requests   a line becomes a reply; the table of commands
+ *     7. Clients    a connection: read, run, write, close
+ *     8. Loop       select(), accept, stop
+ *     9. Start      the table of options, the listening socket, main
  *
  * A request goes down the file and never back up:
  *
- *     recv -> client's in buffer -> line -> version, verb, arguments -> command
- *                                                                 |
- *     send <- client's out buffer <--------- reply("200 OK ...") <+
+ *     recv -> client's in buffer -> line -> version, verb, arguments -> command -> store
+ *                                                                          |
+ *     send <- client's out buffer <--------- reply("200 OK ...") <---------+
  *
- * docs/protocol.md says what the lines mean. A new command is one function in chapter 4 and one
- * row of the table in chapter 5. C99 and POSIX.1-2008, nothing else. */
+ * docs/protocol.md says what the lines mean. A new command is one function in chapter 5 and one
+ * row of the table in chapter 6. C99 and POSIX.1-2008, nothing else. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <errno.h>
@@ -192,17 +193,181 @@ static void event(const char *what, const char *whom, struct str text) {
     if (write(STDERR_FILENO, line, n) < 0) return; /* no reader is no reason to stop serving */
 }
 
-/* == 3. Replies ===================================================================================
+/* == 3. Store =====================================================================================
+ *
+ * A hash table with open addressing: an array of slots. An entry is in the first free slot at or
+ * after its home, which its hash names; to look up a key is to go from its home to the first empty
+ * slot. (Knuth, The Art of Computer Programming, volume 3, section 6.4, algorithms L and R.)
+ *
+ * A full table moves to one twice its size. With a million keys, users would notice that pause; so
+ * there are 256 tables, chosen by eight bits of the hash, which grow one by one. A slot has 32 bits
+ * of the hash: they tell most keys apart, and let a table grow, without a look at the entries.
+ *
+ * The hash is SipHash-1-3 (Aumasson and Bernstein, 2012) with a random seed. If clients could compute
+ * it, they could choose keys that share a home, and every look-up would walk past all of them. */
+
+enum { TABLES = 256, TABLE_MIN = 8 }; /* TABLE_MIN: slots to begin with */
+
+struct entry { /* one allocation, sized exactly */
+    uint32_t value_len;
+    uint8_t key_len; /* 1 to KEY_MAX */
+    char bytes[];    /* the key, then the value */
+};
+
+struct slot {
+    struct entry *entry; /* NULL: empty */
+    uint32_t hash;
+};
+
+struct table {
+    struct slot *slots;
+    uint32_t size, used;
+};
+
+static struct store { struct table tables[TABLES]; } store;
+
+static uint64_t store_seed[2];
+
+static uint64_t rotate(uint64_t x, int bits) { return x << bits | x >> (64 - bits); }
+
+static void sip_round(uint64_t v[4]) {
+    v[0] += v[1], v[1] = rotate(v[1], 13) ^ v[0], v[0] = rotate(v[0], 32);
+    v[2] += v[3], v[3] = rotate(v[3], 16) ^ v[2];
+    v[0] += v[3], v[3] = rotate(v[3], 21) ^ v[0];
+    v[2] += v[1], v[1] = rotate(v[1], 17) ^ v[2], v[2] = rotate(v[2], 32);
+}
+
+static void sip_word(uint64_t v[4], uint64_t word) {
+    v[3] ^= word;
+    sip_round(v);
+    v[0] ^= word;
+}
+
+/* Words are read in the machine's own byte order: a hash never leaves the process. */
+static uint64_t store_hash(struct str key) {
+    uint64_t v[4] = {store_seed[0] ^ 0x736f6d6570736575, store_seed[1] ^ 0x646f72616e646f6d,
+                     store_seed[0] ^ 0x6c7967656e657261, store_seed[1] ^ 0x7465646279746573};
+    uint64_t word, last = (uint64_t)key.len << 56;
+    for (; key.len >= sizeof word; key.bytes += sizeof word, key.len -= sizeof word) {
+        memcpy(&word, key.bytes, sizeof word);
+        sip_word(v, word);
+    }
+    for (size_t i = 0; i < key.len; i++) last |= (uint64_t)(unsigned char)key.bytes[i] << (8 * i);
+    sip_word(v, last);
+    v[2] ^= 0xFF;
+    for (int i = 0; i < 3; i++) sip_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* The hash, as a fraction of 2^32, scaled to the size: a remainder without a division. */
+static uint32_t table_home(const struct table *t, uint32_t hash) {
+    return (uint32_t)((uint64_t)hash * t->size >> 32);
+}
+
+static uint32_t table_next(const struct table *t, uint32_t i) {
+    return i + 1 < t->size ? i + 1 : 0;
+}
+
+/* The key's slot, or the empty one where the search for it ended: a table is never full. NULL: it
+ * has no slots yet. */
+static struct slot *table_find(const struct table *t, uint32_t hash, struct str key) {
+    for (uint32_t i = table_home(t, hash); t->size > 0; i = table_next(t, i)) {
+        struct slot *s = &t->slots[i];
+        if (!s->entry) return s;
+        if (s->hash == hash && str_equal(key, (struct str){s->entry->bytes, s->entry->key_len}))
+            return s;
+    }
+    return NULL;
+}
+
+/* False: out of memory, and the table is as it was. */
+static bool table_resize(struct table *t, uint32_t size) {
+    struct table new = {calloc(size, sizeof *new.slots), size, t->used};
+    if (!new.slots) return false;
+    for (struct slot *s = t->slots; s < t->slots + t->size; s++) {
+        if (!s->entry) continue;
+        uint32_t to = table_home(&new, s->hash);
+        while (new.slots[to].entry) to = table_next(&new, to);
+        new.slots[to] = *s;
+    }
+    free(t->slots);
+    *t = new;
+    return true;
+}
+
+/* Empties a slot. Searches end at an empty one; so an entry further on, whose search would come by,
+ * moves into the hole, and the hole to where that was (algorithm R). */
+static void table_remove(struct table *t, struct slot *s) {
+    uint32_t hole = (uint32_t)(s - t->slots);
+    for (uint32_t i = table_next(t, hole); t->slots[i].entry; i = table_next(t, i)) {
+        uint32_t home = table_home(t, t->slots[i].hash);
+        if (hole < i ? hole < home && home <= i : hole < home || home <= i) continue;
+        t->slots[hole] = t->slots[i];
+        hole = i;
+    }
+    t->slots[hole].entry = NULL;
+    t->used--;
+}
+
+/* False: there is no such key. The value is good until the store changes. */
+static bool store_get(const struct store *st, struct str key, struct str *value) {
+    uint64_t hash = store_hash(key);
+    struct slot *s = table_find(&st->tables[hash >> 56], (uint32_t)hash, key);
+    if (!s || !s->entry) return false;
+    *value = (struct str){s->entry->bytes + s->entry->key_len, s->entry->value_len};
+    return true;
+}
+
+enum stored { STORED_NEW, STORED_OVER, NOT_STORED };
+
+/* NOT_STORED: out of memory, and the store is as it was. From three quarters full on, searches get
+ * long and a table grows; when it can't, it still serves until one empty slot is left. */
+static enum stored store_put(struct store *st, struct str key, struct str value) {
+    uint64_t hash = store_hash(key);
+    struct table *t = &st->tables[hash >> 56];
+    if (t->used >= t->size / 4 * 3 && !table_resize(t, t->size ? t->size * 2 : TABLE_MIN) &&
+        t->used + 1 >= t->size)
+        return NOT_STORED;
+    struct entry *e = malloc(offsetof(struct entry, bytes) + key.len + value.len);
+    if (!e) return NOT_STORED;
+    e->key_len = (uint8_t)key.len;
+    e->value_len = (uint32_t)value.len;
+    memcpy(e->bytes, key.bytes, key.len);
+    memcpy(e->bytes + key.len, value.bytes, value.len);
+    struct slot *s = table_find(t, (uint32_t)hash, key);
+    bool new = !s->entry;
+    free(s->entry);
+    *s = (struct slot){e, (uint32_t)hash};
+    t->used += new;
+    return new ? STORED_NEW : STORED_OVER;
+}
+
+/* False: there is no such key. A table nearly empty shrinks, or stays where there is no memory. */
+static bool store_del(struct store *st, struct str key) {
+    uint64_t hash = store_hash(key);
+    struct table *t = &st->tables[hash >> 56];
+    struct slot *s = table_find(t, (uint32_t)hash, key);
+    if (!s || !s->entry) return false;
+    free(s->entry);
+    table_remove(t, s);
+    if (t->size > TABLE_MIN && t->used < t->size / 8) table_resize(t, t->size / 2);
+    return true;
+}
+
+/* == 4. Replies ===================================================================================
  *
  * A request has one reply, a line: a code for programs, its name for people, then, after a space,
  * data if there is any. The first digit tells enough: 2 it's done, 4 the client has to change
  * something, 5 the server failed. The codes are HTTP's (RFC 9110, section 15). */
 
-enum status { OK, BAD_REQUEST, UPGRADE, SERVER_ERROR, UNAVAILABLE };
+enum status { OK, CREATED, NO_CONTENT, BAD_REQUEST, NOT_FOUND, UPGRADE, SERVER_ERROR, UNAVAILABLE };
 
 static const struct str statuses[] = {
     [OK] = {TEXT("200 OK")},
+    [CREATED] = {TEXT("201 CREATED")},
+    [NO_CONTENT] = {TEXT("204 NO_CONTENT")},
     [BAD_REQUEST] = {TEXT("400 BAD_REQUEST")},
+    [NOT_FOUND] = {TEXT("404 NOT_FOUND")},
     [UPGRADE] = {TEXT("426 UPGRADE_REQUIRED")},
     [SERVER_ERROR] = {TEXT("500 SERVER_ERROR")},
     [UNAVAILABLE] = {TEXT("503 SERVICE_UNAVAILABLE")},
@@ -220,12 +385,13 @@ static void reply(struct buf *out, enum status status, struct str data) {
     buf_append(out, STR("\n"));
 }
 
-/* == 4. Commands ==================================================================================
+/* == 5. Commands ==================================================================================
  *
  * A command is a function. It gets a request whose form was checked, does what it asks, and returns
  * the status for the reply, with data for it in the request where there is some. */
 
 struct request {
+    struct store *store;
     struct str key, value; /* the arguments; one that was not given is empty */
     struct str data;       /* for the reply; good until the store changes */
     struct str reason;     /* why it's refused, in words; else empty */
@@ -245,13 +411,26 @@ static struct {
 
 static volatile sig_atomic_t stop_signal; /* the signal to stop, once it has come */
 
+static enum status command_put(struct request *r) {
+    enum stored stored = store_put(r->store, r->key, r->value);
+    return stored == NOT_STORED ? SERVER_ERROR : stored == STORED_NEW ? CREATED : OK;
+}
+
+static enum status command_get(struct request *r) {
+    return store_get(r->store, r->key, &r->data) ? OK : NOT_FOUND;
+}
+
+static enum status command_del(struct request *r) {
+    return store_del(r->store, r->key) ? NO_CONTENT : NOT_FOUND;
+}
+
 static enum status command_quit(struct request *r) {
     r->quit = true;
     r->data = STR("bye");
     return OK;
 }
 
-/* == 5. Requests ==================================================================================
+/* == 6. Requests ==================================================================================
  *
  *     request = "KV/1.0" SP verb [SP key [SP value]]
  *
@@ -267,6 +446,9 @@ static struct command {
     const char *usage, *reason; /* reason: what to say where there are too few or too many */
     unsigned long long count;   /* requests so far */
 } commands[] = {
+    {"PUT", 2, 2, command_put, "PUT key value", "PUT needs a key and a value", 0},
+    {"GET", 1, 1, command_get, "GET key", "GET needs a key and nothing more", 0},
+    {"DEL", 1, 1, command_del, "DEL key", "DEL needs a key and nothing more", 0},
     {"QUIT", 0, 0, command_quit, "QUIT", "QUIT takes nothing", 0},
 };
 
@@ -306,7 +488,7 @@ static enum status request_run(struct request *r, struct str line) {
     return command->run(r);
 }
 
-/* == 6. Clients ===================================================================================
+/* == 7. Clients ===================================================================================
  *
  * A client is a small state machine. While it's OPEN, what it sends is read into its in buffer and
  * every whole line there is run; the replies gather in out and leave together. TCP carries a stream
@@ -361,7 +543,7 @@ static void client_close(struct client *c, const char *why) {
 
 /* Runs a line and appends the reply. With a reason, refuses it instead. */
 static void client_answer(struct client *c, struct str line, const char *reason) {
-    struct request r = {STR(""), STR(""), STR(""), str_of(reason), false};
+    struct request r = {&store, STR(""), STR(""), STR(""), str_of(reason), false};
     server.served++;
     c->active = server.now;
     if (options[VERBOSE].value) event("request", c->name, line);
@@ -458,7 +640,7 @@ static uint64_t client_deadline(const struct client *c) {
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
 
-/* == 7. Loop ======================================================================================
+/* == 8. Loop ======================================================================================
  *
  * A turn of the loop: wait until something can be done at once; read from everybody who has sent
  * something, and run it; then send. select() takes sets of descriptors and leaves in them those that
@@ -602,7 +784,7 @@ static void loop_run(void) {
     event("goodbye", "", STR(""));
 }
 
-/* == 8. Start =====================================================================================
+/* == 9. Start =====================================================================================
  *
  * The options, the socket, the loop. What goes wrong before the loop is told in one line, with exit
  * status 2 where the command line is at fault and 1 where the system is. */
@@ -723,6 +905,10 @@ int main(int argc, char **argv) {
      * to that client. So what opens first is /dev/null, up to the spare. */
     while ((server.spare = open("/dev/null", O_RDWR)) >= 0 && server.spare <= STDERR_FILENO)
         continue;
+    int random = open("/dev/urandom", O_RDONLY);
+    if (read(random, store_seed, sizeof store_seed) != sizeof store_seed)
+        DIE(EXIT_FAILURE, "/dev/urandom: %s", strerror(errno));
+    close(random);
     start_signals();
     start_listening();
     server.started = server.now = clock_ms();
