@@ -4,7 +4,7 @@
  *     2. Events     what the operator reads on stderr
  *     3. Store      the hash table
  *     4. Replies    the table of statuses
- *     5. Commands   PUT GET DEL QUIT
+ *     5. Commands   PUT GET DEL STATS QUIT
  *     6. Requests   a line becomes a reply; the table of commands
  *     7. Clients    a connection: read, run, write, close
  *     8. Loop       select(), accept, stop
@@ -224,7 +224,10 @@ struct table {
     uint32_t size, used;
 };
 
-static struct store { struct table tables[TABLES]; } store;
+static struct store {
+    struct table tables[TABLES];
+    unsigned long long keys, bytes; /* bytes: of all entries */
+} store;
 
 static uint64_t store_seed[2];
 
@@ -309,6 +312,10 @@ static void table_remove(struct table *t, struct slot *s) {
     t->used--;
 }
 
+static size_t entry_size(const struct entry *e) {
+    return offsetof(struct entry, bytes) + e->key_len + e->value_len;
+}
+
 /* False: there is no such key. The value is good until the store changes. */
 static bool store_get(const struct store *st, struct str key, struct str *value) {
     uint64_t hash = store_hash(key);
@@ -336,9 +343,11 @@ static enum stored store_put(struct store *st, struct str key, struct str value)
     memcpy(e->bytes + key.len, value.bytes, value.len);
     struct slot *s = table_find(t, (uint32_t)hash, key);
     bool new = !s->entry;
+    st->bytes += entry_size(e) - (new ? 0 : entry_size(s->entry));
     free(s->entry);
     *s = (struct slot){e, (uint32_t)hash};
     t->used += new;
+    st->keys += new;
     return new ? STORED_NEW : STORED_OVER;
 }
 
@@ -348,6 +357,8 @@ static bool store_del(struct store *st, struct str key) {
     struct table *t = &st->tables[hash >> 56];
     struct slot *s = table_find(t, (uint32_t)hash, key);
     if (!s || !s->entry) return false;
+    st->bytes -= entry_size(s->entry);
+    st->keys--;
     free(s->entry);
     table_remove(t, s);
     if (t->size > TABLE_MIN && t->used < t->size / 8) table_resize(t, t->size / 2);
@@ -424,6 +435,8 @@ static enum status command_del(struct request *r) {
     return store_del(r->store, r->key) ? NO_CONTENT : NOT_FOUND;
 }
 
+static enum status command_stats(struct request *r); /* below the table, whose counts it shows */
+
 static enum status command_quit(struct request *r) {
     r->quit = true;
     r->data = STR("bye");
@@ -449,6 +462,7 @@ static struct command {
     {"PUT", 2, 2, command_put, "PUT key value", "PUT needs a key and a value", 0},
     {"GET", 1, 1, command_get, "GET key", "GET needs a key and nothing more", 0},
     {"DEL", 1, 1, command_del, "DEL key", "DEL needs a key and nothing more", 0},
+    {"STATS", 0, 1, command_stats, "STATS [all]", "STATS takes nothing or the word all", 0},
     {"QUIT", 0, 0, command_quit, "QUIT", "QUIT takes nothing", 0},
 };
 
@@ -463,6 +477,25 @@ static struct command *request_command(struct str verb) {
     for (struct command *c = commands; c < commands + COMMANDS; c++)
         if (str_equal(verb, str_of(c->verb))) return c;
     return NULL;
+}
+
+static enum status command_stats(struct request *r) {
+    static char text[1024];
+    if (r->key.len && !str_equal(r->key, STR("all")))
+        return request_bad(r, request_command(STR("STATS"))->reason);
+    unsigned long long uptime = (server.now - server.started) / 1000, memory = r->store->bytes;
+    for (int i = 0; i < TABLES; i++) memory += r->store->tables[i].size * sizeof(struct slot);
+    char *p = text;
+    p += sprintf(p, "keys=%llu uptime=%llus served=%llu", r->store->keys, uptime, server.served);
+    if (r->key.len) {
+        p += sprintf(p, " connections=%ld refused=%llu", server.clients, server.refused);
+        p += sprintf(p, " bytes_in=%llu bytes_out=%llu", server.bytes_in, server.bytes_out);
+        p += sprintf(p, " memory=%llu", memory);
+        for (int i = 0; i < COMMANDS; i++)
+            p += sprintf(p, " %s=%llu", commands[i].verb, commands[i].count);
+    }
+    r->data = (struct str){text, (size_t)(p - text)};
+    return OK;
 }
 
 static enum status request_run(struct request *r, struct str line) {

@@ -29,6 +29,39 @@ long() {
             'KV/1.0 GET foo' '404 NOT_FOUND'
 }
 
+@test "STATS: keys, uptime, and requests served, bad ones and this one too" {
+    serve
+    run ask 'KV/1.0 PUT a 1' 'KV/1.0 PUT b 2' 'nonsense' 'KV/1.0 STATS'
+    [[ ${lines[3]} =~ ^'200 OK keys=2 uptime='[0-9]+'s served=4'$ ]]
+    run ask 'KV/1.0 DEL a' 'KV/1.0 STATS'
+    [[ ${lines[1]} =~ ^'200 OK keys=1 uptime='[0-9]+'s served=6'$ ]]
+}
+
+@test "STATS all: the three, then connections, refusals, bytes, memory, and requests by verb" {
+    serve
+    ask 'KV/1.0 PUT key value' 'KV/1.0 GET key' 'KV/1.0 GET other' 'KV/1.0 DEL other' 'KV/1.0 FROB'
+    run ask 'KV/1.0 STATS all'
+    [[ $output =~ ^'200 OK keys=1 uptime='[0-9]+'s served=6 '(.*)$ ]]
+    rest=${BASH_REMATCH[1]}
+    [[ $rest =~ ^'connections=1 refused=0 bytes_in='([0-9]+)' bytes_out='([0-9]+)' memory='([0-9]+)' '(.*)$ ]]
+    # What was sent above, this request included, and what came, this reply not included.
+    [ "${BASH_REMATCH[1]}" = $((21 + 15 + 17 + 17 + 12 + 17)) ]
+    [ "${BASH_REMATCH[2]}" = $((12 + 13 + 14 + 14 + 16)) ]
+    [ "${BASH_REMATCH[3]}" -ge 8 ]
+    [ "${BASH_REMATCH[4]}" = 'PUT=1 GET=2 DEL=1 STATS=1 QUIT=0' ]
+}
+
+@test "STATS all: memory grows with the store, and comes back" {
+    memory_held() { ask 'KV/1.0 STATS all' | sed 's/.* memory=\([0-9]*\) .*/\1/'; }
+    serve
+    [ "$(memory_held)" = 0 ]
+    seq 1 5000 | sed "s/.*/KV\/1.0 PUT key& $(long 100)/" | talk >/dev/null
+    full=$(memory_held)
+    [ "$full" -gt $((5000 * 107)) ]
+    seq 1 5000 | sed 's/.*/KV\/1.0 DEL key&/' | talk >/dev/null
+    [ "$(memory_held)" -lt $((full / 10)) ]
+}
+
 @test "QUIT: bye, the connection is closed, and nothing after it is run" {
     serve
     replies 'KV/1.0 QUIT' '200 OK bye'
@@ -135,6 +168,8 @@ long() {
             'KV/1.0 GET a b' '400 BAD_REQUEST' \
             'KV/1.0 DEL' '400 BAD_REQUEST' \
             'KV/1.0 DEL a b' '400 BAD_REQUEST' \
+            'KV/1.0 STATS some' '400 BAD_REQUEST' \
+            'KV/1.0 STATS all all' '400 BAD_REQUEST' \
             'KV/1.0 QUIT now' '400 BAD_REQUEST' \
             'KV/1.0 GET a' '404 NOT_FOUND'
 }
@@ -149,6 +184,7 @@ long() {
             'KV/1.0 PUT  a' '400 BAD_REQUEST' \
             'KV/1.0 PUT a ' '400 BAD_REQUEST' \
             'KV/1.0 PUT ' '400 BAD_REQUEST' \
+            'KV/1.0 STATS ' '400 BAD_REQUEST' \
             'KV/1.0 QUIT ' '400 BAD_REQUEST'
 }
 
@@ -188,7 +224,8 @@ long() {
             $'KV/1.0 GET k\r' '200 OK v' \
             $'KV/1.0 PUT k v\r\r' '200 OK' \
             'KV/1.0 GET k' $'200 OK v\r' \
-            $'KV/1.0 PUT k \r' '400 BAD_REQUEST'
+            $'KV/1.0 PUT k \r' '400 BAD_REQUEST' \
+            $'KV/1.0 STATS\r\r' '400 BAD_REQUEST'
 }
 
 @test "a line without its LF at the end of the stream is 400 and not run" {
@@ -208,6 +245,7 @@ long() {
             'KV/1.0 POTT user42 Alice' '400 BAD_REQUEST there is no such verb; verbs are upper case' \
             'KV/1.0 GET a b' '400 BAD_REQUEST GET needs a key and nothing more' \
             'KV/1.0 DEL' '400 BAD_REQUEST DEL needs a key and nothing more' \
+            'KV/1.0 STATS some' '400 BAD_REQUEST STATS takes nothing or the word all' \
             'KV/1.0 QUIT now' '400 BAD_REQUEST QUIT takes nothing' \
             'KV/1.0 PUT a ' '400 BAD_REQUEST a field is empty: one space stands between two fields' \
             "KV/1.0 GET $(long 251)" '400 BAD_REQUEST the key is longer than 250 bytes' \
