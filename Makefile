@@ -9,7 +9,7 @@
 PREFIX   = /usr/local
 CC       = cc
 STANDARD = -std=c99 -Wall -Wextra -Wpedantic
-PROGRAMS = kvss
+PROGRAMS = kvss kvss_client
 
 # Those flags that the compiler takes without a word.
 HARDENING = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong \
@@ -38,6 +38,6 @@ test: all
 	bats tests/
 
 clean:
-	rm -f kvss kvss_client .flags
+	rm -f $(PROGRAMS) .flags
 
 .PHONY: all test clean install always

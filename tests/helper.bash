@@ -59,16 +59,24 @@ teardown() {
     fi
 }
 
-# talk: sends stdin to the server, says that this is all, and prints what comes until the
-# server closes. Every nc has its own option for the second of these.
-talk() {
-    local options=() help
-    help=$(nc -h 2>&1 || :)
-    case $help in
-    *OpenBSD*) options=(-N) ;;
-    *'[v1.'*) options=(-q 60) ;;
+# nc has several authors. Sets NC_CLOSE, the option that passes the end of stdin on to the other side
+# (without one, some do that unasked), and NC_LISTEN, how to listen on PORT; empty where it can't on
+# one address alone.
+# shellcheck disable=SC2034 # used by the tests
+know_nc() {
+    NC_CLOSE=() NC_LISTEN=(-l 127.0.0.1 "$PORT")
+    case $(nc -h 2>&1 || :) in
+    *OpenBSD*) NC_CLOSE=(-N) ;;
+    *'[v1.'*) NC_CLOSE=(-q 60) NC_LISTEN=(-l -s 127.0.0.1 -p "$PORT") ;;
+    *BusyBox*) NC_LISTEN=() ;;
     esac
-    timeout 60 nc "${options[@]}" 127.0.0.1 "$PORT"
+}
+
+# talk: sends stdin to the server, says that this is all, and prints what comes until the server
+# closes.
+talk() {
+    know_nc
+    timeout 60 nc "${NC_CLOSE[@]}" 127.0.0.1 "$PORT"
 }
 
 # ask REQUEST...: sends the requests, a line each, and prints the replies.

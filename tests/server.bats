@@ -48,7 +48,7 @@ fails() {
     serve 127.0.0.1 0
     serve --host ::1 || skip "this machine has no ::1"
     [[ $(head -n 1 "$LOG") =~ ^'kvss: listening on [::1]:'[0-9]+$ ]]
-    run nc ::1 "$PORT" <<<'KV/1.0 QUIT'
+    run "$KVSS_CLIENT" --host ::1 --port "$PORT" quit
     expect "$BYE"
     grep -q ' connect \[::1\]:[0-9]*$' "$LOG"
 }

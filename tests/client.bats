@@ -1,0 +1,253 @@
+#!/usr/bin/env bats
+# kvss_client, once and in batches. Its prompt has a file of its own, prompt.bats.
+
+load helper
+
+client() {
+    "$KVSS_CLIENT" --port "$PORT" "$@"
+}
+
+# pretend TEXT: a server that says just this, whatever it's asked, and closes. Sets PORT.
+pretend() {
+    serve
+    stop "$PID"
+    know_nc
+    [ ${#NC_LISTEN[@]} -gt 0 ] || skip "this nc can't listen on 127.0.0.1 only"
+    printf '%s' "$1" | timeout 60 nc "${NC_CLOSE[@]}" "${NC_LISTEN[@]}" >"$BATS_TEST_TMPDIR/heard" 3>&- &
+    listening() { ss -tlnH "sport = :$PORT" | grep -q .; }
+    wait_until 10 listening
+}
+
+# gives STATUS OUTPUT WORD...: the client with these words ends so, having printed just this.
+gives() {
+    run client "${@:3}"
+    expect "$2"
+    [ "$status" = "$1" ]
+}
+
+@test "once: each command, its reply and its exit status" {
+    serve
+    gives 0 '201 CREATED' put foo bar
+    gives 0 '200 OK' put foo baz
+    gives 0 '200 OK baz' get foo
+    gives 0 '204 NO_CONTENT' del foo
+    gives 1 '404 NOT_FOUND' get foo
+    gives 1 '404 NOT_FOUND' DEL foo
+    run client Stats
+    [[ $output =~ ^'200 OK keys=0 uptime='[0-9]+'s served=7'$ ]]
+    gives 0 '200 OK bye' quit
+    gives 1 '400 BAD_REQUEST' get
+    gives 1 '400 BAD_REQUEST' frob x
+    gives 1 '426 UPGRADE_REQUIRED' KV/2.0 get
+}
+
+@test "once: HOST and PORT may come first" {
+    serve
+    gives 0 '201 CREATED' put mykey 5050
+    run "$KVSS_CLIENT" 127.0.0.1 "$PORT" GET mykey
+    expect '200 OK 5050'
+    run "$KVSS_CLIENT" --host 127.0.0.1 --port="$PORT" get mykey
+    expect '200 OK 5050'
+    run "$KVSS_CLIENT" -H localhost -p"$PORT" get mykey
+    expect '200 OK 5050'
+}
+
+@test "once: a value of many words, with spaces, or of any byte" {
+    serve
+    gives 0 '201 CREATED' put name John Smith
+    gives 0 '200 OK John Smith' get name
+    gives 0 '200 OK' put name '  John  '
+    gives 0 '200 OK   John  ' get name
+    gives 0 '200 OK' put name --host
+    gives 0 '200 OK --host' get name
+    gives 0 '200 OK' put name 'Nguyễn Văn A'
+    gives 0 '200 OK Nguyễn Văn A' get name
+}
+
+@test "once: the value - is read from standard input" {
+    serve
+    run client put k - <<<'from a pipe'
+    expect '201 CREATED'
+    gives 0 '200 OK from a pipe' get k
+    run client put k - < <(printf '%*s' 65522 '' | tr ' ' x)
+    expect '200 OK'
+    [ "$(client --value get k | wc -c)" = 65523 ]
+    run client put k - < <(printf '%*s' 65523 '' | tr ' ' x)
+    [ "$status" = 2 ]
+    run client put k - < <(printf 'two\nlines\n')
+    [ "$status" = 2 ]
+    run client put k - </dev/null
+    [ "$status" = 2 ]
+}
+
+@test "once: what would break the line is refused before anything is sent" {
+    serve --verbose
+    gives 2 "kvss_client: 'a b' has a space in it, and only a value can" put 'a b' c
+    gives 2 "kvss_client: 'put x' has a space in it, and only a value can" 'put x' y
+    gives 2 'kvss_client: a line feed in an argument would end the request there' put a $'b\nKV/1.0 DEL c'
+    gives 2 'kvss_client: a line feed in an argument would end the request there' get $'a\n'
+    gives 2 'kvss_client: a carriage return at the end would be dropped' put a $'b\r'
+    gives 2 'kvss_client: an empty argument: no field of a request can be empty' get ''
+    run client put k "$(printf '%*s' 65530 '' | tr ' ' x)"
+    [ "$status" = 2 ]
+    run ! grep -q ' connect ' "$LOG"
+}
+
+@test "--value prints the data of a 200, for scripts" {
+    serve
+    gives 0 '' --value put name 'a  b'
+    name=$(client --value get name)
+    [ "$name" = 'a  b' ]
+    gives 0 '' --value del name
+    run --separate-stderr client -v get name
+    [ "$status" = 1 ]
+    [ "$output" = '' ]
+    # shellcheck disable=SC2154
+    [ "$stderr" = '404 NOT_FOUND' ]
+}
+
+@test "no server: one line that says what to do, status 2" {
+    serve
+    port=$PORT
+    stop "$PID"
+    gives 2 "kvss_client: 127.0.0.1 port $port: Connection refused; is the server running? ./kvss $port starts it" get x
+    run "$KVSS_CLIENT" -H nowhere.invalid get x
+    [ "$status" = 2 ]
+    [[ $output == 'kvss_client: nowhere.invalid: '* ]]
+}
+
+@test "a bad command line: one line, status 2" {
+    PORT=1
+    gives 2 'kvss_client: --nonsense: no such option; see kvss_client --help' --nonsense
+    gives 2 'kvss_client: --port: PORT is missing' --port
+    gives 2 "kvss_client: port: 'x' is not a number from 0 to 65535" -p x
+    gives 2 'kvss_client: --value=1: this option takes no value' --value=1
+    gives 2 'kvss_client: /nonexistent: No such file or directory' --file /nonexistent
+}
+
+@test "--help shows every option and every command of the server" {
+    run "$KVSS_CLIENT" --help
+    [ "$status" = 0 ]
+    [ "$output" = "$("$KVSS_CLIENT" -h)" ]
+    for option in --host --port --timeout --file --value --help --version; do
+        [[ $output == *" $option"* ]]
+    done
+    for verb in $("$KVSS" --help | sed -n 's/^  KV\/1\.0 \([A-Z]*\).*/\1/p'); do
+        [[ $output == *$'\n'"  ${verb,,}"* ]]
+    done
+    run "$KVSS_CLIENT" --version
+    [[ $output =~ ^'kvss_client '[0-9.]+$ ]]
+    [ "$output" = "$("$KVSS_CLIENT" -V)" ]
+    [ "${output#kvss_client }" = "$("$KVSS" -V | sed 's/kvss //')" ]
+}
+
+@test "a server that says nothing: --timeout, status 2" {
+    serve
+    kill -s STOP "$PID"
+    gives 2 'kvss_client: no reply in 1 s; --timeout sets how long to wait' --timeout 1 get x
+    kill -s CONT "$PID"
+}
+
+@test "a server that is no kvss, or goes away: status 2" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    pretend $'SSH-2.0-OpenSSH_9.2\r\n'
+    run client get x
+    [ "$status" = 2 ]
+    [[ $output == *'is no reply of KV/1.0; is that kvss?' ]]
+    pretend ''
+    gives 2 'kvss_client: the server closed the connection; 1 of 1 requests have no reply' get x
+    pretend '200 OK half of a re'
+    gives 2 'kvss_client: the server closed the connection; 1 of 1 requests have no reply' get x
+    [ "$(cat "$BATS_TEST_TMPDIR/heard")" = 'KV/1.0 GET x' ]
+}
+
+@test "503: the reply is shown, status 1" {
+    serve --max-clients 1
+    exec 9<>"/dev/tcp/127.0.0.1/$PORT"
+    wait_until 10 grep -q ' connect ' "$LOG"
+    gives 1 '503 SERVICE_UNAVAILABLE' get x
+    exec 9>&-
+}
+
+@test "batch: a request a line, replies in order, the worst decides the status" {
+    serve
+    run client <<<'put a 1
+Get a
+stats all all
+
+KV/1.0 get a
+KV/2.0 GET a
+KV/1.0 GET a
+get b'
+    expect '201 CREATED
+200 OK 1
+400 BAD_REQUEST
+400 BAD_REQUEST
+426 UPGRADE_REQUIRED
+200 OK 1
+404 NOT_FOUND'
+    [ "$status" = 1 ]
+    run client < <(printf 'put b 2\r\nget b')
+    expect $'201 CREATED\n200 OK 2'
+    [ "$status" = 0 ]
+    gives 0 '' </dev/null
+}
+
+@test "batch: nothing is sent after QUIT" {
+    serve
+    run client <<<$'put a 1\nquit\nput b 2'
+    expect $'201 CREATED\n200 OK bye'
+    [ "$status" = 0 ]
+    gives 1 '404 NOT_FOUND' get b
+}
+
+@test "batch: a line that is too long ends it, and is named" {
+    serve
+    { echo 'put a 1'; printf '%*s\n' 70000 '' | tr ' ' x; echo 'put b 2'; } >"$BATS_TEST_TMPDIR/requests"
+    run client --file "$BATS_TEST_TMPDIR/requests"
+    [ "$status" = 2 ]
+    [ "${lines[0]}" = 'kvss_client: line 2: that is longer than a request can be, 65536 bytes' ]
+    [ "${lines[1]}" = '201 CREATED' ]
+    head -c 1000000 /dev/zero | tr '\0' x >"$BATS_TEST_TMPDIR/requests"
+    run client --file "$BATS_TEST_TMPDIR/requests"
+    [ "$status" = 2 ]
+    expect 'kvss_client: line 1: that is longer than a request can be, 65536 bytes'
+}
+
+@test "batch: 200,000 requests, 20 MB of replies, no deadlock" {
+    serve
+    value=$(printf '%*s' 100 '' | tr ' ' x)
+    seq 1 100000 | sed "s/.*/put key& $value&/" >"$BATS_TEST_TMPDIR/requests"
+    run bash -c '"$1" -p "$2" -f "$3" | sort | uniq -c' - "$KVSS_CLIENT" "$PORT" "$BATS_TEST_TMPDIR/requests"
+    [[ $output =~ ^' '*'100000 201 CREATED'$ ]]
+    seq 1 100000 | sed 's/.*/get key&/' | client --value | cmp - <(seq 1 100000 | sed "s/^/$value/")
+}
+
+@test "batch: long requests and long replies, whose reader is slow" {
+    serve
+    value=$(printf '%*s' 60000 '' | tr ' ' x)
+    seq 1 200 | sed "s/.*/put key& $value/" | client >/dev/null
+    # sort reads all of its input before it writes a line; wc is behind a pipe of 64 KiB.
+    [ "$(seq 1 200 | sed 's/.*/get key&/' | client --value | (read -r _; cat) | wc -c)" = $((199 * 60001)) ]
+}
+
+@test "batch: a program can talk to it over pipes, line by line" {
+    serve
+    coproc CLIENT { client 3>&-; }
+    for i in 1 2 3; do
+        echo "put k $i" >&"${CLIENT[1]}"
+        read -r -t 20 reply <&"${CLIENT[0]}"
+        [[ $reply == 20[01]* ]]
+    done
+    pid=$CLIENT_PID
+    eval "exec ${CLIENT[1]}>&-"
+    wait "$pid"
+}
+
+@test "batch: a full disk is told, status 2" {
+    [ -c /dev/full ] || skip "this system has no /dev/full"
+    serve
+    run bash -c 'echo stats | "$1" -p "$2" >/dev/full' - "$KVSS_CLIENT" "$PORT"
+    expect 'kvss_client: standard output: No space left on device'
+    [ "$status" = 2 ]
+}
