@@ -1,6 +1,7 @@
-/* kvss_client: talks to a KV/1.0 server, in one of two ways.
+/* kvss_client: talks to a KV/1.0 server, in one of three ways.
  *
  *     kvss_client put foo bar       once: one request, its reply, an exit status for scripts
+ *     kvss_client                   on a terminal: a prompt, with editing and history
  *     kvss_client < requests        batch: a request a line, pipelined
  *
  *     1. Table      the commands and the options
@@ -8,14 +9,18 @@
  *     3. Requests   what a user types becomes a line of KV/1.0
  *     4. Replies    a line of KV/1.0 becomes output and an exit status
  *     5. Batch      many requests; one is just a short batch
- *     6. Start      options, main
+ *     6. Keys       what a terminal sends when a key is pressed
+ *     7. Editor     the line being typed, and the lines before it
+ *     8. Prompt     the terminal and the server at once
+ *     9. Start      options, main
  *
- * C99 and POSIX.1-2008, nothing else. */
-#define _POSIX_C_SOURCE 200809L
+ * C99 and POSIX.1-2008 (wcwidth() is of its XSI option), nothing else. */
+#define _XOPEN_SOURCE 700
 
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <locale.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -27,8 +32,10 @@
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #define KVSS_VERSION "1.0.0"
 
@@ -113,6 +120,19 @@ static char *queue_line(struct queue *q, size_t *len) {
     *len = (size_t)(lf - line);
     q->start += *len + 1;
     return line;
+}
+
+/* The address of one end of the connection: which is getpeername or getsockname. */
+static const char *server_address(int (*which)(int, struct sockaddr *, socklen_t *)) {
+    static char name[INET6_ADDRSTRLEN + sizeof "[]:65535"];
+    struct sockaddr_storage address;
+    socklen_t len = sizeof address;
+    char host[INET6_ADDRSTRLEN] = "?", port[6] = "?";
+    if (which(server.fd, (struct sockaddr *)&address, &len) == 0)
+        getnameinfo((struct sockaddr *)&address, len, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV);
+    snprintf(name, sizeof name, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+    return name;
 }
 
 /* Waits until there is input (-1: don't), the server has sent something, or it takes what there is
@@ -333,11 +353,13 @@ static void input_read(void) {
 
 /* How far a long load has come, once a second, on a terminal. */
 static void input_progress(bool last) {
-    static time_t shown;
+    static time_t next;
+    static bool shown;
     time_t now = time(NULL);
-    if (shown == 0) shown = now;
-    if (input.size == 0 || (shown == now && !last) || !isatty(STDERR_FILENO)) return;
-    shown = now;
+    if (next == 0) next = now + 1;
+    if (input.size == 0 || !isatty(STDERR_FILENO) || (last ? !shown : now < next)) return;
+    next = now + 1;
+    shown = true;
     fprintf(stderr, "\r%lu replies, %lld %% of the file%s", server.replies,
             input.bytes * 100 / input.size, last ? "\n" : "");
 }
@@ -370,7 +392,378 @@ static int batch_run(void) {
     return input.wrong ? EXIT_NO_REPLY : worst;
 }
 
-/* == 6. Start ===================================================================================== */
+/* == 6. Keys ======================================================================================
+ *
+ * In raw mode a terminal sends each key at once: a character as its bytes of UTF-8, other keys as
+ * control characters or as an escape sequence. ESC [ A, say, is the up arrow (ECMA-48, section 5.4,
+ * has the form). Asked with ESC [ 6 n, the terminal reports where the cursor is in the same way;
+ * that is how POSIX.1-2008 lets one find out how wide a terminal is. */
+
+enum { ESC = 0x1B, BACKSPACE = 0x7F, CTRL = 0x1F }; /* 'A' & CTRL is Ctrl-A */
+
+#define ASK_COLUMNS                                                                                \
+    "\x1b"                                                                                         \
+    "7\x1b[999C\x1b[6n\x1b"                                                                        \
+    "8" /* save, go right, report, restore */
+
+enum { KEY_BYTES_MAX = 32 }; /* of an escape sequence; past that it is none */
+
+enum { KEY_UP = 256, KEY_DOWN, KEY_LEFT, KEY_RIGHT, KEY_HOME, KEY_END, KEY_DELETE, KEY_NONE };
+
+static struct termios terminal_saved;
+static bool terminal_is_raw;
+static int terminal_columns = 80; /* until the terminal says otherwise */
+
+/* TCSAFLUSH drops what was typed and not read: a late report would end up in the shell. */
+static void terminal_restore(void) {
+    if (terminal_is_raw) tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal_saved);
+    terminal_is_raw = false;
+}
+
+/* Keys one by one, and no echo; but Ctrl-C and Ctrl-Z are signals as always. */
+static void terminal_raw(void) {
+    if (tcgetattr(STDIN_FILENO, &terminal_saved) < 0) DIE("tcgetattr: %s", strerror(errno));
+    struct termios raw = terminal_saved;
+    raw.c_iflag &= (tcflag_t) ~(ICRNL | IXON);
+    raw.c_lflag &= (tcflag_t) ~(ICANON | ECHO | IEXTEN);
+    raw.c_cc[VMIN] = 1;
+    raw.c_cc[VTIME] = 0;
+    if (tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) < 0) DIE("tcsetattr: %s", strerror(errno));
+    terminal_is_raw = true;
+}
+
+static void terminal_write(const char *bytes, size_t len) {
+    while (len > 0) {
+        ssize_t n = write(STDOUT_FILENO, bytes, len);
+        if (n < 0 && !is_later()) DIE("terminal: %s", strerror(errno));
+        if (n > 0) bytes += n, len -= (size_t)n;
+    }
+}
+
+/* Sends an escape sequence, or a text that has no variable part. */
+static void terminal_put(const char *s) { terminal_write(s, strlen(s)); }
+
+/* Decodes the key at the front of len bytes. Returns how many bytes it took, or 0 when its end is
+ * still to come. */
+static size_t key_decode(const char *p, size_t len, int *key) {
+    static const char finals[] = "ABDCHF"; /* in the order of KEY_UP to KEY_END */
+    static const int numbered[] = {KEY_NONE, KEY_HOME, KEY_NONE, KEY_DELETE, KEY_END,
+                                   KEY_NONE, KEY_NONE, KEY_HOME, KEY_END};
+    *key = (unsigned char)p[0];
+    if (*key != ESC) return 1;
+    *key = KEY_NONE;
+    if (len < 2) return 0;
+    if (p[1] != '[' && p[1] != 'O') return 2;
+    size_t n = 2;
+    while (n < len && (p[n] < 0x40 || p[n] == 0x7F)) n++;
+    if (n == len) return len < KEY_BYTES_MAX ? 0 : len;
+    const char *final = strchr(finals, p[n]), *second = memchr(p, ';', n);
+    int number = isdigit((unsigned char)p[2]) ? p[2] - '0' : 0;
+    if (final) *key = KEY_UP + (int)(final - finals);
+    if (p[n] == '~' && n == 3 && number <= 8) *key = numbered[number];
+    if (p[n] == 'R' && second && atoi(second + 1) > 0) terminal_columns = atoi(second + 1);
+    return n + 1;
+}
+
+/* == 7. Editor ====================================================================================
+ *
+ * The line being typed. It's edited by character, which in UTF-8 is up to four bytes, and marks that
+ * have no width of their own go with the character before. A line too long for the terminal is shown
+ * in part, around the cursor. */
+
+#define PROMPT "KVSS> "
+
+enum { HISTORY_MAX = 1000 }; /* lines */
+
+enum typed { TYPING, ENTERED, LEAVING };
+
+static struct {
+    char text[REQUEST_MAX];
+    size_t len, cursor;             /* bytes */
+    char *history[HISTORY_MAX + 1]; /* [lines] is what was being typed when up was pressed */
+    int lines, at;
+} editor;
+
+/* Returns where the character at i ends, and sets how many columns it takes. */
+static size_t editor_character(size_t i, int *columns) {
+    wchar_t character;
+    mbstate_t state;
+    memset(&state, 0, sizeof state);
+    size_t n = mbrtowc(&character, editor.text + i, editor.len - i, &state);
+    bool valid = n > 0 && n <= editor.len - i;
+    *columns = valid ? wcwidth(character) : 1;
+    if (*columns < 0) *columns = 1;
+    return i + (valid ? n : 1);
+}
+
+static int editor_columns(size_t from, size_t to) {
+    int sum = 0, columns;
+    for (size_t i = from; i < to; sum += columns) i = editor_character(i, &columns);
+    return sum;
+}
+
+static size_t editor_right(size_t i) {
+    int columns;
+    if (i < editor.len) i = editor_character(i, &columns);
+    while (i < editor.len) {
+        size_t next = editor_character(i, &columns);
+        if (columns > 0) break;
+        i = next;
+    }
+    return i;
+}
+
+static size_t editor_left(size_t i) {
+    int columns = 1;
+    do {
+        while (i > 0 && ((unsigned char)editor.text[--i] & 0xC0) == 0x80) continue;
+        if (i > 0) editor_character(i, &columns);
+    } while (i > 0 && columns == 0);
+    return i;
+}
+
+/* Draws the prompt and what of the line fits, with the cursor where it belongs. */
+static void editor_draw(void) {
+    int room = terminal_columns - (int)strlen(PROMPT) - 1;
+    size_t from = editor.cursor, to = editor.cursor, n;
+    while (from > 0 && editor_columns(editor_left(from), editor.cursor) <= room)
+        from = editor_left(from);
+    while (to < editor.len && editor_columns(from, editor_right(to)) <= room) to = editor_right(to);
+    char cursor[32];
+    n = (size_t)snprintf(cursor, sizeof cursor, "\x1b[K\r\x1b[%dC",
+                         (int)strlen(PROMPT) + editor_columns(from, editor.cursor));
+    terminal_put("\r" PROMPT);
+    terminal_write(editor.text + from, to - from);
+    terminal_write(cursor, n);
+}
+
+static void editor_set(const char *text) {
+    editor.len = editor.cursor = strlen(text);
+    memcpy(editor.text, text, editor.len);
+}
+
+static void editor_insert(char byte) {
+    if (editor.len + 1 >= sizeof editor.text) return;
+    memmove(editor.text + editor.cursor + 1, editor.text + editor.cursor,
+            editor.len - editor.cursor);
+    editor.text[editor.cursor++] = byte;
+    editor.len++;
+}
+
+/* Deletes from one place to another, and leaves the cursor there. */
+static void editor_delete(size_t from, size_t to) {
+    memmove(editor.text + from, editor.text + to, editor.len - to);
+    editor.len -= to - from;
+    editor.cursor = from;
+}
+
+static size_t editor_word_start(void) {
+    size_t i = editor.cursor;
+    while (i > 0 && editor.text[i - 1] == ' ') i--;
+    while (i > 0 && editor.text[i - 1] != ' ') i--;
+    return i;
+}
+
+/* Without memory, a line is not remembered; nothing else depends on it. */
+static void history_add(void) {
+    editor.text[editor.len] = '\0';
+    bool again = editor.lines > 0 && !strcmp(editor.history[editor.lines - 1], editor.text);
+    char *line = editor.len > 0 && !again ? strdup(editor.text) : NULL;
+    free(editor.history[editor.lines]);
+    editor.history[editor.lines] = line;
+    if (line && editor.lines == HISTORY_MAX) {
+        free(editor.history[0]);
+        memmove(editor.history, editor.history + 1, HISTORY_MAX * sizeof *editor.history);
+        editor.history[HISTORY_MAX] = NULL;
+    } else if (line) {
+        editor.lines++;
+    }
+    editor.at = editor.lines;
+}
+
+static void history_go(int to) {
+    if (to < 0 || to > editor.lines) return;
+    editor.text[editor.len] = '\0';
+    if (editor.at == editor.lines) {
+        free(editor.history[editor.lines]);
+        editor.history[editor.lines] = strdup(editor.text);
+    }
+    if (!editor.history[to]) return;
+    editor_set(editor.history[to]);
+    editor.at = to;
+}
+
+static enum typed editor_key(int key) {
+    size_t at = editor.cursor;
+    switch (key) {
+    case '\r':
+    case '\n': return ENTERED;
+    case 'D' & CTRL:
+        if (editor.len == 0) return LEAVING;
+        /* fall through */
+    case KEY_DELETE: editor_delete(at, editor_right(at)); break;
+    case 'H' & CTRL:
+    case BACKSPACE: editor_delete(editor_left(at), at); break;
+    case 'B' & CTRL:
+    case KEY_LEFT: editor.cursor = editor_left(at); break;
+    case 'F' & CTRL:
+    case KEY_RIGHT: editor.cursor = editor_right(at); break;
+    case 'A' & CTRL:
+    case KEY_HOME: editor.cursor = 0; break;
+    case 'E' & CTRL:
+    case KEY_END: editor.cursor = editor.len; break;
+    case 'P' & CTRL:
+    case KEY_UP: history_go(editor.at - 1); break;
+    case 'N' & CTRL:
+    case KEY_DOWN: history_go(editor.at + 1); break;
+    case 'K' & CTRL: editor.len = at; break;
+    case 'U' & CTRL: editor_delete(0, at); break;
+    case 'W' & CTRL: editor_delete(editor_word_start(), at); break;
+    case 'L' & CTRL: terminal_put("\x1b[H\x1b[2J"); break;
+    default:
+        if (key >= ' ' && key <= 0xFF) editor_insert((char)key);
+    }
+    return TYPING;
+}
+
+/* == 8. Prompt ====================================================================================
+ *
+ * Two sources at once: keys, and the server, which may close or speak at any time. What it says is
+ * shown above the line being typed. While a reply is due, keys wait: so lines that are pasted stand
+ * each before its reply. */
+
+static volatile sig_atomic_t prompt_signal;
+
+static void on_signal(int signal) { prompt_signal = signal; }
+
+static void prompt_help(void) {
+    for (const struct command *c = commands; c < commands + COMMANDS; c++)
+        printf("  %-16s %s\n", c->usage, c->help);
+    printf("  %-16s %s\n", "help", "show this");
+    printf("  %-16s %s\n", "exit", "leave; so does Ctrl-D");
+    printf("A line with a version of its own, like KV/2.0 GET name, is sent as it is.\n");
+    fflush(stdout);
+}
+
+/* Runs the line. False: it was the last. */
+static bool prompt_enter(void) {
+    const char *line = editor.text, *wrong = NULL;
+    editor.cursor = editor.len;
+    editor_draw(); /* pasted, it was not shown yet */
+    history_add();
+    while (*line == ' ') line++;
+    terminal_put("\n");
+    if (!strcasecmp(line, "exit")) return false;
+    if (!strcasecmp(line, "help"))
+        prompt_help();
+    else if (*line)
+        wrong = request_queue(line, strlen(line));
+    if (wrong) printf("%s\n", wrong);
+    fflush(stdout);
+    editor_set("");
+    return true;
+}
+
+/* Shows the replies that have come. A value can hold an escape sequence, which is not for the
+ * terminal: control characters are shown as \xNN. */
+static void prompt_replies(void) {
+    size_t len;
+    for (char *line; (line = queue_line(&server.in, &len));) {
+        terminal_put("\r\x1b[K");
+        reply_status(line, len);
+        for (size_t i = 0; i < len; i++)
+            printf((unsigned char)line[i] < 0x20 || line[i] == 0x7F ? "\\x%02X" : "%c", line[i]);
+        printf("\n");
+        fflush(stdout);
+    }
+}
+
+/* Ctrl-Z: a stopped program must not leave its terminal raw. Any other signal ends the client, in
+ * the way that a signal does, so that a shell can see it. */
+static void prompt_obey(int signal) {
+    sigset_t set;
+    prompt_signal = 0;
+    terminal_restore();
+    if (signal == SIGTSTP) {
+        raise(SIGSTOP);
+        terminal_raw();
+        return;
+    }
+    struct sigaction usual = {.sa_handler = SIG_DFL};
+    sigaction(signal, &usual, NULL);
+    raise(signal);
+    sigemptyset(&set);
+    sigaddset(&set, signal);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
+/* The signals are let in while pselect() waits, with the empty set. */
+static void prompt_signals(sigset_t *none) {
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP};
+    struct sigaction obey = {.sa_handler = on_signal};
+    sigset_t blocked;
+    sigemptyset(none);
+    sigemptyset(&blocked);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        sigaddset(&blocked, signals[i]);
+        sigaction(signals[i], &obey, NULL);
+    }
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+}
+
+static struct {
+    size_t len;
+    char bytes[4096];
+} keys;
+
+/* Takes the keys that have come, until a line has been sent. False: the user leaves. */
+static bool prompt_keys(void) {
+    while (keys.len > 0 && server.replies == server.requests) {
+        int key;
+        size_t used = key_decode(keys.bytes, keys.len, &key);
+        if (used == 0) return true;
+        memmove(keys.bytes, keys.bytes + used, keys.len -= used);
+        enum typed typed = editor_key(key);
+        if (typed == LEAVING || (typed == ENTERED && !prompt_enter())) return false;
+    }
+    return true;
+}
+
+/* False: the terminal is gone. */
+static bool prompt_read(void) {
+    ssize_t n = read(STDIN_FILENO, keys.bytes + keys.len, sizeof keys.bytes - keys.len);
+    if (n > 0) keys.len += (size_t)n;
+    return n > 0 || (n < 0 && is_later());
+}
+
+static int prompt_run(void) {
+    sigset_t none;
+    prompt_signals(&none);
+    atexit(terminal_restore);
+    printf("connected to %s", server_address(getpeername));
+    printf(" from port %s; help lists the commands, exit leaves\n",
+           strrchr(server_address(getsockname), ':') + 1);
+    fflush(stdout);
+    terminal_raw();
+    terminal_put(ASK_COLUMNS);
+    for (bool stays = true; stays && !server.ended;) {
+        fd_set readable, writable;
+        bool reads = server.replies == server.requests && keys.len < sizeof keys.bytes;
+        if (reads) editor_draw();
+        if (server_wait(reads ? STDIN_FILENO : -1, &readable, &writable, &none)) {
+            if (reads && FD_ISSET(STDIN_FILENO, &readable)) stays = prompt_read();
+            server_move(&readable, &writable);
+            prompt_replies();
+        }
+        if (prompt_signal) prompt_obey(prompt_signal);
+        stays = stays && prompt_keys();
+    }
+    terminal_put("\r\x1b[K");
+    if (server.ended && !server.quit) DIE("the server closed the connection");
+    return EXIT_SUCCESS;
+}
+
+/* == 9. Start ===================================================================================== */
 
 static void option_set(struct option *o, const char *value) {
     char *end;
@@ -432,7 +825,7 @@ static void help_print(void) {
     printf("\nCommands, in any case; VALUE may have spaces, and - reads it from stdin:\n");
     for (const struct command *c = commands; c < commands + COMMANDS; c++)
         printf("  %-16s %s\n", c->usage, c->help);
-    printf("\nWithout a command: a request a line from stdin.\n"
+    printf("\nWithout a command: a prompt on a terminal, else a request a line from stdin.\n"
            "Exit status: 0 for 2xx, 1 for 4xx and 5xx, 2 where there was no reply.\n");
 }
 
@@ -447,15 +840,20 @@ static void input_open(void) {
 
 int main(int argc, char **argv) {
     (void)argc;
+    if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
     char **words = operands_read(options_read(argv + 1));
     if (options[HELP].value) help_print();
     if (options[VERSION].value) printf("kvss_client %s\n", KVSS_VERSION);
     if (options[HELP].value || options[VERSION].value)
         return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_NO_REPLY;
+    const char *terminal = getenv("TERM");
+    bool at_terminal =
+        isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && terminal && strcmp(terminal, "dumb") != 0;
+    bool prompts = !words[0] && !strcmp(options[FROM].text, "-") && at_terminal;
     if (words[0])
         request_from_words(words);
-    else
+    else if (!prompts)
         input_open();
     server_connect();
-    return batch_run();
+    return prompts ? prompt_run() : batch_run();
 }

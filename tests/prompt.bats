@@ -1,0 +1,275 @@
+#!/usr/bin/env bats
+# kvss_client at a terminal, with expect(1) as the person in front of it.
+# shellcheck disable=SC2016,SC2153 # the scripts are Tcl, whose variables the shell must not expand
+
+load helper
+
+setup() {
+    command -v expect >/dev/null || skip "expect is needed: apt-get install expect"
+}
+
+# at_terminal SCRIPT [OPTION...]: runs the client in a terminal with these options, and the script,
+# in Tcl, in front of it. "type" sends keys, "see" waits for text, "prompt" waits for the prompt to
+# be drawn last. The terminal is 80 columns wide, UTF-8, and knows no answers of its own.
+at_terminal() {
+    cat >"$BATS_TEST_TMPDIR/script" <<'TCL'
+set timeout 20
+set stty_init "rows 24 cols 80"
+fconfigure stdout -encoding utf-8
+encoding system utf-8
+log_user 1
+proc fail {what} { puts "\nFAILED: $what"; exit 1 }
+proc see {text} {
+    expect -ex $text {} timeout { fail "did not see: $text" } eof { fail "ended before: $text" }
+}
+proc type {keys} { send -- $keys }
+proc enter {keys} { send -- "$keys\r" }
+proc closed {} {
+    expect eof {} timeout { fail "did not end" }
+    return [lindex [wait] 3]
+}
+set up "\033\[A"; set down "\033\[B"; set right "\033\[C"; set left "\033\[D"
+set home "\033\[H"; set end "\033\[F"; set delete "\033\[3~"
+TCL
+    echo "$1" >>"$BATS_TEST_TMPDIR/script"
+    run env TERM=xterm LC_ALL=C.UTF-8 CLIENT="$KVSS_CLIENT" PORT="$PORT" ARGS="${*:2}" \
+        SHELL_COMMAND="$KVSS_CLIENT --port $PORT ${*:2}" \
+        expect -f "$BATS_TEST_TMPDIR/script" 3>&-
+    if [ "$status" != 0 ]; then
+        printf '%s\n' "$output" | cat -v >&2
+        return 1
+    fi
+}
+
+START='eval spawn -noecho $env(CLIENT) --port $env(PORT) $env(ARGS)
+see "KVSS> "'
+
+@test "says where it is connected and from which port, and ends with exit or Ctrl-D" {
+    serve
+    at_terminal "$START"'
+        enter exit
+        exit [closed]'
+    port=$(sed -n 's/.* connect 127\.0\.0\.1:\([0-9]*\)$/\1/p' "$LOG")
+    [[ $output == *"connected to 127.0.0.1:$PORT from port $port; help lists the commands, exit leaves"* ]]
+    at_terminal "$START"'
+        type "\004"
+        exit [closed]'
+}
+
+@test "the session of the assignment, reply by reply" {
+    serve
+    at_terminal "$START"'
+        foreach {typed reply} {
+            "PUT name John"       "201 CREATED"
+            "GET name"            "200 OK John"
+            "PUT name Jane"       "200 OK"
+            "GET name"            "200 OK Jane"
+            "DEL name"            "204 NO_CONTENT"
+            "get name"            "404 NOT_FOUND"
+            "GET"                 "400 BAD_REQUEST"
+            "PUT keyonly"         "400 BAD_REQUEST"
+            "INVALID command"     "400 BAD_REQUEST"
+            "WRONG/1.0 GET test"  "426 UPGRADE_REQUIRED"
+            "KV/2.0 GET test"     "426 UPGRADE_REQUIRED"
+            "KV/1.0 GET name"     "404 NOT_FOUND"
+            "STATS"               "200 OK keys=0 uptime="
+        } {
+            enter $typed
+            see "\n\r\033\[K$reply"
+            see "KVSS> "
+        }
+        enter quit
+        see "200 OK bye"
+        exit [closed]'
+}
+
+@test "help lists every command" {
+    serve
+    at_terminal "$START"'
+        enter help
+        see "put KEY VALUE"
+        see "KVSS> "
+        type "\004"
+        exit [closed]'
+    for verb in $("$KVSS" --help | sed -n 's/^  KV\/1\.0 \([A-Z]*\).*/\1/p'); do
+        [[ $output == *$'\n'"  ${verb,,}"* ]]
+    done
+}
+
+# edits KEYS LINE: with these keys, in Tcl, this line is sent.
+edits() {
+    at_terminal "$START
+        type \"$1\"
+        enter {}
+        see {404 NOT_FOUND}
+        type \"\\004\"
+        exit [closed]"
+    grep -q " request 127\.0\.0\.1:[0-9]* KV/1\.0 $2\$" "$LOG" ||
+        { sed -n 's/.* request /sent: /p' "$LOG" >&2; false; }
+}
+
+@test "editing: arrows, Home, End, Delete, Backspace, Ctrl-A B D E F H K U W" {
+    serve --verbose
+    edits 'get ac${left}b${left}${left}${right}${right}${end}d' 'GET abcd'
+    edits 'et key1${home}g${end}x' 'GET key1x'
+    edits 'et key2\001g\005x' 'GET key2x'
+    edits 'get key3xy\177\010' 'GET key3'
+    edits 'get xkey4${left}${left}${left}${left}${left}${delete}' 'GET key4'
+    edits 'get xkey5\002\002\002\002\002\004\006\006\006\006' 'GET key5'
+    edits 'get key6 and more\001\006\006\006\006\006\006\006\006\013' 'GET key6'
+    edits 'nonsense\025get key7' 'GET key7'
+    edits 'get two words  \027\027key8' 'GET key8'
+    edits 'get k\033Oay\033\[99~\033xk9' 'GET kyk9' # sequences that mean nothing here
+    edits 'get key\033\[1~\033\[4~10' 'GET key10'
+}
+
+@test "editing: UTF-8 by character, wide and combining ones too" {
+    serve --verbose
+    edits 'get thành_phốx\177${left}${left}\177p${delete}h${delete}ô' 'GET thành_phô'
+    edits 'get 日本語${left}${left}\177に' 'GET に本語'
+    edits 'get cafe\u0301s${left}\177o' 'GET cafos'
+}
+
+@test "editing: a line longer than the terminal is shown in part, and sent whole" {
+    serve --verbose
+    key=$(printf '%*s' 200 '' | tr ' ' k)
+    edits "get $key\${home}\${end}x\\001\\006\\006\\006\\006y" "GET y${key}x"
+}
+
+@test "the width is the terminal's own, by its report of the cursor" {
+    serve --verbose
+    at_terminal "$START"'
+        type "\033\[1;20R"
+        type "get 123456789012345678901234567890"
+        see "\rKVSS> 8901234567890\033\[K\r\033\[19C"
+        type $home
+        see "\rKVSS> get 123456789\033\[K\r\033\[6C"
+        type "\005\025\004"
+        exit [closed]'
+}
+
+@test "history: up and down, and back to the line that was begun" {
+    serve --verbose
+    at_terminal "$START"'
+        enter "put a 1"; see "201 CREATED"; see "KVSS> "
+        enter "put b 2"; see "201 CREATED"; see "KVSS> "
+        enter "put b 2"; see "200 OK"; see "KVSS> "
+        type "get "
+        type "$up$up$up$down$down$down${down}b\r"
+        see "200 OK 2"
+        see "KVSS> "
+        type "$up$up$up"
+        type "0\r"
+        see "200 OK"
+        see "KVSS> "
+        type "\020\016\004"
+        exit [closed]'
+    run sed -n 's/.* request 127\.0\.0\.1:[0-9]* //p' "$LOG"
+    expect 'KV/1.0 PUT a 1
+KV/1.0 PUT b 2
+KV/1.0 PUT b 2
+KV/1.0 GET b
+KV/1.0 PUT a 10'
+}
+
+@test "lines that are pasted are sent one by one, each before its reply" {
+    serve
+    at_terminal "$START"'
+        type "put a 1\rget a\rdel a\r"
+        see "put a 1"; see "201 CREATED"; see "get a"; see "200 OK 1"; see "del a"; see "204 NO_CONTENT"
+        see "KVSS> "
+        type "\004"
+        exit [closed]'
+}
+
+@test "a value can't reach the terminal: control characters are shown as numbers" {
+    serve
+    printf 'KV/1.0 PUT k a\x1b[31mb\tc\n' | talk
+    at_terminal "$START"'
+        enter "get k"
+        see "200 OK a\\x1B\[31mb\\x09c"
+        see "KVSS> "
+        type "\004"
+        exit [closed]'
+}
+
+@test "the server's end shows at once, while a line is being typed, above it" {
+    serve
+    at_terminal "$START"'
+        type "put a"
+        exec kill -TERM '"$PID"'
+        see "\r\033\[Kkvss_client: the server closed the connection"
+        exit [expr {[closed] != 2}]'
+    ended "$PID"
+}
+
+@test "Ctrl-C ends it as a signal does" {
+    serve
+    at_terminal "$START"'
+        type "put a"
+        type "\003"
+        expect eof
+        exit [expr {[lindex [wait] 4] ne "CHILDKILLED"}]'
+}
+
+# The terminal's settings, before and after, as a shell in that terminal sees them.
+@test "the terminal is restored, however it ends" {
+    serve
+    for end in 'type "\004"' 'enter exit' 'enter quit' 'type "\003"' 'exec kill -TERM $pid' \
+        'exec kill -HUP $pid' 'type "\034"'; do
+        at_terminal '
+            spawn -noecho sh
+            send "PS1=rea\\dy; stty -a >'"$BATS_TEST_TMPDIR"'/before\r"
+            see "ready"
+            send "$env(SHELL_COMMAND)\r"
+            see "KVSS> "
+            set pid [exec pgrep -f -n "^[string trim $env(SHELL_COMMAND)]"]
+            '"$end"'
+            see "ready"
+            send "stty -a >'"$BATS_TEST_TMPDIR"'/after\r"
+            see "ready"
+            send "exit\r"
+            closed'
+        cmp "$BATS_TEST_TMPDIR/before" "$BATS_TEST_TMPDIR/after"
+    done
+}
+
+@test "Ctrl-Z stops it with the terminal restored, and fg brings the line back" {
+    serve
+    at_terminal '
+        spawn -noecho bash --norc -i
+        send "PS1=rea\\dy\r"
+        see "ready"
+        send "$env(SHELL_COMMAND)\r"
+        see "KVSS> "
+        type "stat"
+        see "KVSS> stat"
+        type "\032"
+        see "Stopped"
+        see "ready"
+        send "stty -a | grep -o -w -e -icanon -e icanon; echo do\\ne\r"
+        see "icanon"
+        see "done"
+        send "fg\r"
+        see "KVSS> stat"
+        enter "s"
+        see "200 OK keys=0"
+        see "KVSS> "
+        type "\004"
+        see "ready"
+        send "exit\r"
+        closed'
+    [[ $output != *-icanon* ]]
+}
+
+@test "--file on a terminal: a progress line for a long load" {
+    serve
+    seq 1 1000 | sed 's/.*/put k& v/' >"$BATS_TEST_TMPDIR/requests"
+    kill -s STOP "$PID"
+    at_terminal '
+        eval spawn -noecho $env(CLIENT) --port $env(PORT) --file '"$BATS_TEST_TMPDIR"'/requests
+        sleep 1.5 ;# the line is for what takes longer than a second
+        exec kill -CONT '"$PID"'
+        see "1000 replies, 100 % of the file"
+        exit [closed]'
+}
