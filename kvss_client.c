@@ -420,13 +420,15 @@ static void terminal_restore(void) {
     terminal_is_raw = false;
 }
 
-/* Keys one by one, and no echo; but Ctrl-C and Ctrl-Z are signals as always. */
+/* Keys one by one, and no echo; but Ctrl-C and Ctrl-Z are signals as always. VMIN is 0, for read()
+ * to return where there is nothing: Ctrl-C takes back what was typed before it, even between the
+ * select() that promised it and the read(), and a read() with signals blocked would wait for ever. */
 static void terminal_raw(void) {
     if (tcgetattr(STDIN_FILENO, &terminal_saved) < 0) DIE("tcgetattr: %s", strerror(errno));
     struct termios raw = terminal_saved;
     raw.c_iflag &= (tcflag_t) ~(ICRNL | IXON);
     raw.c_lflag &= (tcflag_t) ~(ICANON | ECHO | IEXTEN);
-    raw.c_cc[VMIN] = 1;
+    raw.c_cc[VMIN] = 0;
     raw.c_cc[VTIME] = 0;
     if (tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) < 0) DIE("tcsetattr: %s", strerror(errno));
     terminal_is_raw = true;
@@ -729,11 +731,12 @@ static bool prompt_keys(void) {
     return true;
 }
 
-/* False: the terminal is gone. */
+/* False: the terminal is gone. It says so by nothing to read, as above, but has no settings either. */
 static bool prompt_read(void) {
+    struct termios settings;
     ssize_t n = read(STDIN_FILENO, keys.bytes + keys.len, sizeof keys.bytes - keys.len);
     if (n > 0) keys.len += (size_t)n;
-    return n > 0 || (n < 0 && is_later());
+    return n > 0 || (n == 0 ? tcgetattr(STDIN_FILENO, &settings) == 0 : is_later());
 }
 
 static int prompt_run(void) {

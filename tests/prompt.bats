@@ -24,10 +24,11 @@ proc see {text} {
 }
 proc type {keys} { send -- $keys }
 proc enter {keys} { send -- "$keys\r" }
-proc closed {} {
+proc ended {} {
     expect eof {} timeout { fail "did not end" }
-    return [lindex [wait] 3]
+    return [wait]
 }
+proc closed {} { return [lindex [ended] 3] }
 set up "\033\[A"; set down "\033\[B"; set right "\033\[C"; set left "\033\[D"
 set home "\033\[H"; set end "\033\[F"; set delete "\033\[3~"
 TCL
@@ -203,13 +204,20 @@ KV/1.0 PUT a 10'
     ended "$PID"
 }
 
-@test "Ctrl-C ends it as a signal does" {
+@test "Ctrl-C ends it as a signal does, whatever was typed just before" {
+    serve
+    for _ in {1..20}; do
+        at_terminal "$START"'
+            type "put a\003"
+            exit [expr {[lindex [ended] 4] ne "CHILDKILLED"}]'
+    done
+}
+
+@test "it ends when its terminal goes away" {
     serve
     at_terminal "$START"'
-        type "put a"
-        type "\003"
-        expect eof
-        exit [expr {[lindex [wait] 4] ne "CHILDKILLED"}]'
+        close'
+    wait_until 10 grep -q ' disconnect ' "$LOG"
 }
 
 # The terminal's settings, before and after, as a shell in that terminal sees them.
@@ -259,7 +267,7 @@ KV/1.0 PUT a 10'
         see "ready"
         send "exit\r"
         closed'
-    [[ $output != *-icanon* ]]
+    [[ $output != *$'\n-icanon'* ]]
 }
 
 @test "--file on a terminal: a progress line for a long load" {
