@@ -6,9 +6,8 @@
 # make SANITIZE=1  builds with AddressSanitizer and UBSan; CC=clang, tcc, musl-gcc, ... with another
 #                  compiler. When the flags change, everything is built anew.
 
-PREFIX   = /usr/local
-CC       = cc
-STANDARD = -std=c99 -Wall -Wextra -Wpedantic
+PREFIX   ?= /usr/local
+STANDARD  = -std=c99 -Wall -Wextra -Wpedantic
 PROGRAMS = kvss kvss_client
 
 # Those flags that the compiler takes without a word.
@@ -36,6 +35,11 @@ $(PROGRAMS): %: %.c .flags
 test: all
 	@command -v bats >/dev/null || { echo 'make test needs bats: apt-get install bats' >&2; exit 1; }
 	bats tests/
+
+install: all
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
+	install $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
+	install -m 644 $(PROGRAMS:%=docs/%.1) '$(DESTDIR)$(PREFIX)/share/man/man1'
 
 clean:
 	rm -f $(PROGRAMS) .flags
