@@ -84,9 +84,9 @@ ask() {
     printf '%s\n' "$@" | talk
 }
 
-# expect TEXT: what `run` must have printed.
+# printed TEXT: what `run` must have printed.
 # shellcheck disable=SC2154 # run sets output
-expect() {
+printed() {
     if [ "$output" != "$1" ]; then
         printf 'expected:\n%s\nbut got:\n%s\n' "$1" "$output" >&2
         return 1
@@ -102,7 +102,7 @@ replies() {
         shift 2
     done
     run ask "${requests[@]}"
-    expect "$(printf '%s\n' "${wanted[@]}")"
+    printed "$(printf '%s\n' "${wanted[@]}")"
 }
 
 # memory PID: its resident memory, in kB.

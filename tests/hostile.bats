@@ -64,9 +64,9 @@ stat() {
     start
     head -c 3000000 /dev/zero | tr '\0' x >"$BATS_TEST_TMPDIR/long"
     run talk < <(cat "$BATS_TEST_TMPDIR/long"; printf '\nKV/1.0 GET a\n')
-    expect $'400 BAD_REQUEST\n404 NOT_FOUND'
+    printed $'400 BAD_REQUEST\n404 NOT_FOUND'
     run talk <"$BATS_TEST_TMPDIR/long"
-    expect '400 BAD_REQUEST'
+    printed '400 BAD_REQUEST'
     bounded 10000
 }
 

@@ -166,7 +166,7 @@ edits() {
         type "\020\016\004"
         exit [closed]'
     run sed -n 's/.* request 127\.0\.0\.1:[0-9]* //p' "$LOG"
-    expect 'KV/1.0 PUT a 1
+    printed 'KV/1.0 PUT a 1
 KV/1.0 PUT b 2
 KV/1.0 PUT b 2
 KV/1.0 GET b

@@ -23,7 +23,7 @@ release() {
 # fails STATUS MESSAGE WORD...: kvss with these words ends so, having said just this.
 fails() {
     run "$KVSS" "${@:3}"
-    expect "kvss: $2"
+    printed "kvss: $2"
     [ "$status" = "$1" ]
 }
 
@@ -49,7 +49,7 @@ fails() {
     serve --host ::1 || skip "this machine has no ::1"
     [[ $(head -n 1 "$LOG") =~ ^'kvss: listening on [::1]:'[0-9]+$ ]]
     run "$KVSS_CLIENT" --host ::1 --port "$PORT" quit
-    expect "$BYE"
+    printed "$BYE"
     grep -q ' connect \[::1\]:[0-9]*$' "$LOG"
 }
 
@@ -130,7 +130,7 @@ fails() {
     serve --verbose
     ask 'KV/1.0 FROB' 'KV/1.0 QUIT'
     run sed -n 's/^[^ ]* \(request\|bad\|reply\) 127\.0\.0\.1:[0-9]* /\1 /p' "$LOG"
-    expect "request KV/1.0 FROB
+    printed "request KV/1.0 FROB
 bad there is no such verb; verbs are upper case
 reply 400 BAD_REQUEST
 request KV/1.0 QUIT
@@ -143,7 +143,7 @@ reply $BYE"
     pid=$PID
     stop "$pid"
     run cat "$LOG"
-    expect "kvss: listening on 127.0.0.1:$PORT"
+    printed "kvss: listening on 127.0.0.1:$PORT"
 }
 
 @test "no client can forge a line of the log, or reach the terminal that shows it" {
@@ -229,7 +229,7 @@ reply $BYE"
 @test "--quit-stops-server: QUIT ends the server, with status 0" {
     serve --quit-stops-server
     run ask 'KV/1.0 QUIT' 'x'
-    expect "$BYE"
+    printed "$BYE"
     ended "$PID"
     grep -q ' goodbye$' "$LOG"
 }
@@ -239,13 +239,13 @@ reply $BYE"
     hold first
     wait_until 10 grep -q ' connect ' "$LOG"
     run nc 127.0.0.1 "$PORT" </dev/null
-    expect '503 SERVICE_UNAVAILABLE'
+    printed '503 SERVICE_UNAVAILABLE'
     echo 'KV/1.0 QUIT' >&9
     wait_until 10 grep -q "$BYE" "$BATS_TEST_TMPDIR/first"
     release
     wait_until 10 grep -q ' disconnect ' "$LOG"
     run ask 'KV/1.0 QUIT'
-    expect "$BYE"
+    printed "$BYE"
     grep -q ' refuse 127\.0\.0\.1:[0-9]* no room for one more client$' "$LOG"
 }
 
@@ -267,7 +267,7 @@ reply $BYE"
     [ "$line" = "$BYE" ]
     for fd in "${fds[@]}"; do exec {fd}>&-; done
     run ask 'KV/1.0 QUIT'
-    expect "$BYE"
+    printed "$BYE"
     [ "$(ps -o cputimes= -p "$PID")" -le 1 ]
 }
 
@@ -279,7 +279,7 @@ reply $BYE"
         exec 8>&-
     done
     run ask 'KV/1.0 QUIT'
-    expect "$BYE"
+    printed "$BYE"
 }
 
 @test "stdin, stdout and stderr closed: no client gets the log" {
@@ -292,7 +292,7 @@ reply $BYE"
     up() { [ "$(ask 'KV/1.0 QUIT')" = "$BYE" ]; }
     wait_until 10 up
     run ask 'KV/1.0 FROB' 'KV/1.0 FROB' 'KV/1.0 QUIT'
-    expect "400 BAD_REQUEST
+    printed "400 BAD_REQUEST
 400 BAD_REQUEST
 $BYE"
 }
