@@ -39,7 +39,7 @@
 
 #define KVSS_VERSION "1.0.0"
 
-/* What the command line can set. The value is the default until it does. */
+/* What the command line can set. Value and text are the defaults until it does. */
 enum { HOST, PORT, TIMEOUT, CLIENTS, EXPLAIN, QUIT_STOPS, VERBOSE, QUIET, HELP, VERSION, OPTIONS };
 
 static struct option {
@@ -63,7 +63,7 @@ static struct option {
 
 /* == 1. Bytes =====================================================================================
  *
- * What a client sends is bytes, not a C string: it may hold a NUL, and need not end. So a piece of
+ * What a client sends is bytes, not a C string: it may hold a NUL, and need not end in one. So a piece of
  * it is a str, a pointer and a length that stay together. A str owns nothing, and is good for as
  * long as the bytes it points into. A buf owns its bytes: added at the end, taken from the start. */
 
@@ -74,7 +74,7 @@ struct str {
 
 struct buf {
     char *bytes;
-    size_t start, end, size; /* in use: bytes[start] up to and not including bytes[end] */
+    size_t len, size; /* bytes in use, of those that are there */
 };
 
 #define TEXT(literal) .bytes = (literal), .len = sizeof(literal) - 1
@@ -88,8 +88,8 @@ static bool str_equal(struct str a, struct str b) {
     return a.len == b.len && memcmp(a.bytes, b.bytes, a.len) == 0;
 }
 
-/* Takes the first field off rest: up to its first space, which goes too. False: no space was left,
- * this was the last field. "GET " has one more after GET, an empty one; "GET" has none. */
+/* Cuts the first field off rest, with the space after it. False: there was no space, and field is the
+ * last one, all of rest. After "GET " there is one more field, which is empty; after "GET" none. */
 static bool str_field(struct str *rest, struct str *field) {
     const char *space = memchr(rest->bytes, ' ', rest->len);
     *field = *rest;
@@ -108,9 +108,9 @@ static bool str_has_control(struct str s) {
     return false;
 }
 
-/* UTF-8 without a NUL. RFC 3629, section 4: after E0 and F0 the second byte has a higher floor, or
- * a character could be written in two ways and slip past a check that knows only the shorter one;
- * after ED a lower ceiling (surrogates belong to UTF-16), and after F4 (U+10FFFF is the last). */
+/* UTF-8 without a NUL (RFC 3629, section 4). The second byte has a higher minimum after E0 and F0, or
+ * one character could be written in two ways, and slip past a check that knows the shorter. It has a
+ * lower maximum after ED, as surrogates belong to UTF-16, and after F4, as U+10FFFF is the last. */
 static bool str_is_text(struct str s) {
     const unsigned char *p = (const unsigned char *)s.bytes, *end = p + s.len;
     while (p < end) {
@@ -127,13 +127,11 @@ static bool str_is_text(struct str s) {
     return true;
 }
 
-static size_t buf_len(const struct buf *b) { return b->end - b->start; }
-
 /* Makes room for that many more bytes. False: out of memory, and the buf is as it was. */
 static bool buf_reserve(struct buf *b, size_t room) {
-    if (b->size - b->end >= room) return true;
+    if (b->size - b->len >= room) return true;
     size_t size = b->size ? b->size : BUF_SIZE;
-    while (size - b->end < room) size *= 2;
+    while (size - b->len < room) size *= 2;
     char *bytes = realloc(b->bytes, size);
     if (bytes) b->bytes = bytes, b->size = size;
     return bytes != NULL;
@@ -141,17 +139,16 @@ static bool buf_reserve(struct buf *b, size_t room) {
 
 /* The caller has reserved the room. */
 static void buf_append(struct buf *b, struct str s) {
-    memcpy(b->bytes + b->end, s.bytes, s.len);
-    b->end += s.len;
+    memcpy(b->bytes + b->len, s.bytes, s.len);
+    b->len += s.len;
 }
 
 /* Takes n bytes off the start. When it's empty, one that had grown gives that memory back: a long
  * reply should not cost it for the rest of a connection. */
 static void buf_consume(struct buf *b, size_t n) {
-    b->start += n;
-    if (b->start < b->end) return;
-    b->start = b->end = 0;
-    char *bytes = b->size > BUF_SIZE ? realloc(b->bytes, BUF_SIZE) : NULL;
+    b->len -= n;
+    memmove(b->bytes, b->bytes + n, b->len);
+    char *bytes = b->len == 0 && b->size > BUF_SIZE ? realloc(b->bytes, BUF_SIZE) : NULL;
     if (bytes) b->bytes = bytes, b->size = BUF_SIZE;
 }
 
@@ -160,11 +157,13 @@ static void buf_consume(struct buf *b, size_t n) {
  * What happens is told on stderr, a line an event: the time (ISO 8601, UTC), what, and to whom. A
  * client's bytes are escaped there. Copied as they are, a line feed among them would begin a line
  * that the client wrote and kvss seems to say, and an escape sequence would do its work in the
- * terminal of whoever reads the log. */
+ * terminal of whoever reads the log.
+ *
+ * The log is a pipe, perhaps, whose reader sleeps. Then events are lost: the service goes on. */
 
 enum { EVENT_MAX = 2048 }; /* bytes of a line; a longer one is cut and ends in "..." */
 
-/* For what goes wrong before there are clients: one line and the end. */
+/* For what kvss can't go on without: one line, and the end. */
 #define DIE(code, ...) (fprintf(stderr, "kvss: " __VA_ARGS__), fputc('\n', stderr), exit(code))
 
 /* Control characters and the backslash are shown as \xNN; so is every byte past ASCII if text isn't
@@ -190,6 +189,11 @@ static void event(const char *what, const char *whom, struct str text) {
             n += (size_t)snprintf(line + n, sizeof line - n, "\\x%02X", byte);
     }
     n += (size_t)snprintf(line + n, sizeof line - n, n < EVENT_MAX ? "\n" : "...\n");
+    fd_set writable;
+    struct timespec at_once = {0, 0};
+    FD_ZERO(&writable);
+    FD_SET(STDERR_FILENO, &writable);
+    if (pselect(STDERR_FILENO + 1, NULL, &writable, NULL, &at_once, NULL) <= 0) return;
     if (write(STDERR_FILENO, line, n) < 0) return; /* no reader is no reason to stop serving */
 }
 
@@ -199,9 +203,9 @@ static void event(const char *what, const char *whom, struct str text) {
  * after its home, which its hash names; to look up a key is to go from its home to the first empty
  * slot. (Knuth, The Art of Computer Programming, volume 3, section 6.4, algorithms L and R.)
  *
- * A full table moves to one twice its size. With a million keys, users would notice that pause; so
- * there are 256 tables, chosen by eight bits of the hash, which grow one by one. A slot has 32 bits
- * of the hash: they tell most keys apart, and let a table grow, without a look at the entries.
+ * A full table moves to one twice its size. To move a million keys at once would be a pause that users
+ * notice; so there are 256 tables, chosen by eight bits of the hash, which grow one by one. A slot has
+ * 32 bits of the hash: they tell most keys apart, and let a table grow, without a look at entries.
  *
  * The hash is SipHash-1-3 (Aumasson and Bernstein, 2012) with a random seed. If clients could compute
  * it, they could choose keys that share a home, and every look-up would walk past all of them. */
@@ -304,7 +308,8 @@ static void table_remove(struct table *t, struct slot *s) {
     uint32_t hole = (uint32_t)(s - t->slots);
     for (uint32_t i = table_next(t, hole); t->slots[i].entry; i = table_next(t, i)) {
         uint32_t home = table_home(t, t->slots[i].hash);
-        if (hole < i ? hole < home && home <= i : hole < home || home <= i) continue;
+        bool between = hole < i ? hole < home && home <= i : hole < home || home <= i;
+        if (between) continue; /* its search begins after the hole */
         t->slots[hole] = t->slots[i];
         hole = i;
     }
@@ -328,27 +333,29 @@ static bool store_get(const struct store *st, struct str key, struct str *value)
 enum stored { STORED_NEW, STORED_OVER, NOT_STORED };
 
 /* NOT_STORED: out of memory, and the store is as it was. From three quarters full on, searches get
- * long and a table grows; when it can't, it still serves until one empty slot is left. */
+ * long and a table grows; if it can't, it still serves until one empty slot is left. */
 static enum stored store_put(struct store *st, struct str key, struct str value) {
     uint64_t hash = store_hash(key);
     struct table *t = &st->tables[hash >> 56];
-    if (t->used >= t->size / 4 * 3 && !table_resize(t, t->size ? t->size * 2 : TABLE_MIN) &&
-        t->used + 1 >= t->size)
-        return NOT_STORED;
+    struct slot *s = table_find(t, (uint32_t)hash, key);
+    bool added = !s || !s->entry;
+    if (added && t->used >= t->size / 4 * 3) {
+        bool grown = table_resize(t, t->size ? t->size * 2 : TABLE_MIN);
+        if (!grown && t->used + 1 >= t->size) return NOT_STORED;
+        s = table_find(t, (uint32_t)hash, key);
+    }
     struct entry *e = malloc(offsetof(struct entry, bytes) + key.len + value.len);
     if (!e) return NOT_STORED;
     e->key_len = (uint8_t)key.len;
     e->value_len = (uint32_t)value.len;
     memcpy(e->bytes, key.bytes, key.len);
     memcpy(e->bytes + key.len, value.bytes, value.len);
-    struct slot *s = table_find(t, (uint32_t)hash, key);
-    bool new = !s->entry;
-    st->bytes += entry_size(e) - (new ? 0 : entry_size(s->entry));
+    st->bytes += entry_size(e) - (added ? 0 : entry_size(s->entry));
     free(s->entry);
     *s = (struct slot){e, (uint32_t)hash};
-    t->used += new;
-    st->keys += new;
-    return new ? STORED_NEW : STORED_OVER;
+    t->used += added;
+    st->keys += added;
+    return added ? STORED_NEW : STORED_OVER;
 }
 
 /* False: there is no such key. A table nearly empty shrinks, or stays where there is no memory. */
@@ -368,8 +375,8 @@ static bool store_del(struct store *st, struct str key) {
 /* == 4. Replies ===================================================================================
  *
  * A request has one reply, a line: a code for programs, its name for people, then, after a space,
- * data if there is any. The first digit tells enough: 2 it's done, 4 the client has to change
- * something, 5 the server failed. The codes are HTTP's (RFC 9110, section 15). */
+ * data if there is any. For a program, the first digit is enough: 2 it's done, 4 the client has to
+ * change something, 5 the server failed. The codes are HTTP's (RFC 9110, section 15). */
 
 enum status { OK, CREATED, NO_CONTENT, BAD_REQUEST, NOT_FOUND, UPGRADE, SERVER_ERROR, UNAVAILABLE };
 
@@ -411,7 +418,8 @@ struct request {
 
 static struct {
     uint64_t started, now; /* milliseconds of the monotonic clock; now: when this turn began */
-    uint64_t stop_by;      /* 0: serving; else stopping, and gone by then */
+    const char *stopping;  /* what made it stop; NULL: it serves */
+    uint64_t stop_by;      /* when it's gone; 0: it serves */
     uint64_t accept_at;    /* no earlier: see ACCEPT_PAUSE_MS */
     long clients;          /* connected */
     int listener, spare;   /* descriptors; the spare one gives way when none is left */
@@ -419,8 +427,6 @@ static struct {
     sigset_t signals;      /* blocked while select() waits */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
 } server = {.listener = -1, .spare = -1};
-
-static volatile sig_atomic_t stop_signal; /* the signal to stop, once it has come */
 
 static enum status command_put(struct request *r) {
     enum stored stored = store_put(r->store, r->key, r->value);
@@ -447,7 +453,7 @@ static enum status command_quit(struct request *r) {
  *
  *     request = "KV/1.0" SP verb [SP key [SP value]]
  *
- * The table of commands is the heart of the program. A line is held against it from left to right,
+ * The table of commands is the heart of the program. A line is compared with it from left to right,
  * and the first thing that's wrong decides: one request has one answer. */
 
 enum { KEY_MAX = 250 }; /* bytes; entry.key_len has to hold it */
@@ -481,8 +487,7 @@ static struct command *request_command(struct str verb) {
 
 static enum status command_stats(struct request *r) {
     static char text[1024];
-    if (r->key.len && !str_equal(r->key, STR("all")))
-        return request_bad(r, request_command(STR("STATS"))->reason);
+    if (r->key.len && !str_equal(r->key, STR("all"))) return BAD_REQUEST;
     unsigned long long uptime = (server.now - server.started) / 1000, memory = r->store->bytes;
     for (int i = 0; i < TABLES; i++) memory += r->store->tables[i].size * sizeof(struct slot);
     char *p = text;
@@ -518,7 +523,8 @@ static enum status request_run(struct request *r, struct str line) {
         return request_bad(r, "a field is empty: one space stands between two fields");
     if (r->key.len > KEY_MAX) return request_bad(r, "the key is longer than 250 bytes");
     if (str_has_control(r->key)) return request_bad(r, "the key has a control character in it");
-    return command->run(r);
+    enum status status = command->run(r);
+    return status == BAD_REQUEST ? request_bad(r, command->reason) : status;
 }
 
 /* == 7. Clients ===================================================================================
@@ -531,7 +537,7 @@ static enum status request_run(struct request *r, struct str line) {
  * its socket and not the server's memory: that's back-pressure. And a turn reads no more than
  * READ_MAX of a client, however much it sends: the others wait for that, not for all of it.
  *
- * OPEN -> ENDING: nothing more will come. Run what has, send the replies, close.
+ * OPEN -> ENDING: nothing more will come. Run what has come, send the replies, close.
  * OPEN -> QUITTING -> LINGERING: it said QUIT. Send the replies and end the stream by shutdown();
  * then read and drop what comes until the client closes. After a close() with something unread, TCP
  * sends a reset, which can overtake "200 OK bye" and destroy it (RFC 1122, section 4.2.2.13). */
@@ -542,7 +548,7 @@ enum {
     REQUEST_MAX = 65536, /* bytes of a line with its LF */
     READ_MAX = 16384,    /* bytes: some 250 small requests */
     OUTPUT_MAX = 32768,  /* bytes of replies: with more of them waiting, no request is run */
-    LINGER_MS = 1000,    /* that a client has to close after QUIT, and all have when kvss stops */
+    LINGER_MS = 1000,    /* to close after QUIT, and for all clients when kvss stops */
     REASONS_MAX = 20,    /* that are logged of one client, which could fill the disk with them */
     ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535"
 };
@@ -551,9 +557,9 @@ static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reac
 
 static struct client {
     enum phase phase;
-    bool pending;           /* requests may wait in the buffer, because of OUTPUT_MAX */
+    bool pending;           /* whole lines may be left in the buffer: OUTPUT_MAX came first */
     bool blocked;           /* the socket takes no more for now */
-    bool skipping;          /* what comes up to a LF belongs to a request already refused */
+    bool skipping;          /* the rest of the line belongs to a request already refused */
     int reasons;            /* logged so far */
     uint64_t active;        /* when a request was last answered or a reply taken */
     struct buf out;         /* replies */
@@ -574,26 +580,26 @@ static void client_close(struct client *c, const char *why) {
     server.clients--;
 }
 
-/* Runs a line and appends the reply. With a reason, refuses it instead. */
+/* Runs a line and appends the reply. If there is a reason, it's not run: 400. */
 static void client_answer(struct client *c, struct str line, const char *reason) {
     struct request r = {&store, STR(""), STR(""), STR(""), str_of(reason), false};
     server.served++;
     c->active = server.now;
     if (options[VERBOSE].value) event("request", c->name, line);
     enum status status = *reason ? BAD_REQUEST : request_run(&r, line);
-    if (r.reason.len && c->reasons++ < REASONS_MAX) event("bad", c->name, r.reason);
+    if (r.reason.len && c->reasons < REASONS_MAX) c->reasons++, event("bad", c->name, r.reason);
     if (r.reason.len && options[EXPLAIN].value) r.data = r.reason;
-    size_t end = c->out.end;
+    size_t before = c->out.len;
     reply(&c->out, status, r.data);
-    if (options[VERBOSE].value)
-        event("reply", c->name, (struct str){c->out.bytes + end, c->out.end - end - 1});
+    struct str sent = {c->out.bytes + before, c->out.len - before - 1};
+    if (options[VERBOSE].value) event("reply", c->name, sent);
     if (r.quit) c->phase = QUITTING;
-    if (r.quit && options[QUIT_STOPS].value) stop_signal = SIGTERM;
+    if (r.quit && options[QUIT_STOPS].value) server.stopping = "QUIT";
 }
 
 /* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a line
  * cut short. Either is answered now and skipped, with what may still come of it. */
-static void client_run_rest(struct client *c) {
+static void client_run_partial(struct client *c) {
     bool too_long = c->in_len == REQUEST_MAX, cut_short = c->in_len && c->phase == ENDING;
     c->scanned = c->in_len;
     if (!too_long && !cut_short && !c->skipping) return;
@@ -608,7 +614,7 @@ static void client_run_rest(struct client *c) {
 static void client_run(struct client *c) {
     size_t at = 0; /* where the next line begins */
     c->pending = true;
-    while (c->pending && buf_len(&c->out) < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
+    while (c->pending && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
         const char *line = c->in + at;
         const char *lf = memchr(line + c->scanned, '\n', c->in_len - at - c->scanned);
         c->pending = lf != NULL;
@@ -623,19 +629,19 @@ static void client_run(struct client *c) {
     }
     c->in_len -= at;
     memmove(c->in, c->in + at, c->in_len);
-    if (!c->pending) client_run_rest(c);
+    if (!c->pending) client_run_partial(c);
 }
 
-/* A socket that does not block has nothing for us just now; POSIX allows two names for that. No
- * EINTR: signals come only while select() waits. */
-static bool is_later(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
+/* Nothing for now from a socket that does not block. POSIX has two names for it. There's no EINTR:
+ * signals come only while select() waits. */
+static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
 
-/* When kvss stops, a client with nothing more to read is at its end. */
+/* When kvss stops, a client from which nothing more has come is done with, as after QUIT. */
 static void client_read(struct client *c) {
     size_t room = REQUEST_MAX - c->in_len;
     ssize_t n = recv(client_fd(c), c->in + c->in_len, room < READ_MAX ? room : READ_MAX, 0);
-    if (n < 0 && is_later()) {
-        if (server.stop_by && c->phase == OPEN) c->phase = ENDING, c->in_len = 0;
+    if (n < 0 && would_block()) {
+        if (server.stopping && c->phase == OPEN) c->phase = QUITTING, c->in_len = c->scanned = 0;
         return;
     }
     if (n < 0 || (n == 0 && c->phase == LINGERING)) client_close(c, n < 0 ? strerror(errno) : "");
@@ -647,19 +653,22 @@ static void client_read(struct client *c) {
 }
 
 static void client_write(struct client *c) {
-    ssize_t n = send(client_fd(c), c->out.bytes + c->out.start, buf_len(&c->out), 0);
-    if (n < 0 && !is_later()) client_close(c, strerror(errno));
+    ssize_t n = send(client_fd(c), c->out.bytes, c->out.len, 0);
+    if (n < 0 && !would_block()) client_close(c, strerror(errno));
     if (n > 0) {
         server.bytes_out += (uint64_t)n;
         c->active = server.now;
         buf_consume(&c->out, (size_t)n);
     }
-    c->blocked = buf_len(&c->out) > 0;
+    c->blocked = c->out.len > 0;
 }
+
+/* There are replies to send, or requests to run first. */
+static bool client_is_sending(const struct client *c) { return c->pending || c->out.len; }
 
 /* With all replies sent, some phases are over. */
 static void client_settle(struct client *c) {
-    if (c->pending || buf_len(&c->out)) return;
+    if (client_is_sending(c)) return;
     if (c->phase == ENDING) client_close(c, "");
     if (c->phase != QUITTING) return;
     c->phase = LINGERING;
@@ -683,6 +692,8 @@ static uint64_t client_deadline(const struct client *c) {
  * A signal that comes just before select() would be seen only after it. pselect() closes the gap:
  * SIGINT and SIGTERM are blocked at all times but while it waits (POSIX, pselect). */
 
+static volatile sig_atomic_t loop_signal; /* SIGINT or SIGTERM, once one was let in */
+
 enum { ACCEPT_PAUSE_MS = 100 }; /* after accept() failed: tried at once, it would fail again */
 
 static uint64_t clock_ms(void) {
@@ -702,11 +713,11 @@ static void address_name(const struct sockaddr_storage *address, socklen_t len, 
 /* The newcomer becomes a client, or is told that there's no room: its socket is new, so that one
  * line fits and send() does not wait. TCP_NODELAY: replies leave at once. SO_KEEPALIVE: a peer gone
  * without a word is noticed in the end. Both are good to have, and not having them is no error. */
-static void loop_take(int fd, bool room, const struct sockaddr_storage *address, socklen_t size) {
+static void loop_admit(int fd, const struct sockaddr_storage *address, socklen_t size) {
     struct client c = {.phase = OPEN, .active = server.now};
     int on = 1;
     address_name(address, size, c.name);
-    room = room && fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
+    bool room = server.spare >= 0 && fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
     if (!room || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || !buf_reserve(&c.out, BUF_SIZE)) {
         server.refused++;
         event("refuse", c.name, STR("no room for one more client"));
@@ -725,28 +736,32 @@ static void loop_take(int fd, bool room, const struct sockaddr_storage *address,
     event("connect", c.name, STR(""));
 }
 
-/* Takes all who wait, or the last of them would wait for many turns; but no more than listen() lets
- * wait, or the clients would. Where no descriptor is left, the spare one makes way to say so. */
+/* Takes everybody who waits, or the last would wait for many turns; but no more than listen() lets
+ * wait, so that the clients get theirs. Where no descriptor is left, the spare one is given up, to
+ * have one to say so with. */
 static void loop_accept(void) {
     for (int i = 0; i < SOMAXCONN; i++) {
         struct sockaddr_storage address;
-        socklen_t len = sizeof address;
-        int fd = accept(server.listener, (struct sockaddr *)&address, &len);
-        bool full = fd < 0 && (errno == EMFILE || errno == ENFILE);
-        if (full && server.spare >= 0) {
+        socklen_t size = sizeof address;
+        if (server.spare < 0) server.spare = open("/dev/null", O_RDWR);
+        int fd = accept(server.listener, (struct sockaddr *)&address, &size);
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE) && server.spare >= 0) {
             close(server.spare);
-            fd = accept(server.listener, (struct sockaddr *)&address, &len);
+            server.spare = -1;
+            fd = accept(server.listener, (struct sockaddr *)&address, &size);
         }
-        int error = errno;
-        if (fd >= 0) loop_take(fd, !full, &address, len);
-        if (full) server.spare = open("/dev/null", O_RDWR);
-        if (fd >= 0 || error == ECONNABORTED) continue; /* aborted: it has left already */
-        errno = error;
-        if (is_later()) return;
-        event("error", "accept", str_of(strerror(error)));
+        if (fd >= 0) loop_admit(fd, &address, size);
+        if (fd >= 0 || errno == ECONNABORTED) continue; /* aborted: it has left already */
+        if (would_block()) return;
+        event("error", "accept", str_of(strerror(errno)));
         server.accept_at = server.now + ACCEPT_PAUSE_MS;
         return;
     }
+}
+
+/* When kvss stops, each client is read once more, whether or not it has sent something. */
+static bool loop_finishes(const struct client *c) {
+    return server.stopping && c->phase == OPEN && !client_is_sending(c);
 }
 
 /* Puts what there is to wait for in the sets. Returns until when, or NEVER. */
@@ -761,12 +776,23 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];
         if (c->phase == CLOSED) continue;
-        bool sending = c->pending || buf_len(&c->out);
-        FD_SET(fd, sending ? writable : readable);
+        FD_SET(fd, client_is_sending(c) ? writable : readable);
         if (client_deadline(c) < until) until = client_deadline(c);
-        if (server.stop_by && c->phase == OPEN && !sending) until = server.now;
+        if (loop_finishes(c)) until = server.now;
     }
     return until;
+}
+
+static void on_signal(int signal) { loop_signal = signal; }
+
+/* When something is ready at once, pselect() may return without having let a signal in; so under load
+ * it would never be seen. Then it's still pending. */
+static void loop_look_for_signals(void) {
+    sigset_t pending;
+    sigemptyset(&pending);
+    sigpending(&pending);
+    if (loop_signal == SIGINT || sigismember(&pending, SIGINT)) server.stopping = "SIGINT";
+    if (loop_signal == SIGTERM || sigismember(&pending, SIGTERM)) server.stopping = "SIGTERM";
 }
 
 static void loop_wait(fd_set *readable, fd_set *writable) {
@@ -781,6 +807,7 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
         FD_ZERO(writable);
     }
     server.now = clock_ms();
+    loop_look_for_signals();
 }
 
 static void loop_turn(void) {
@@ -792,11 +819,11 @@ static void loop_turn(void) {
         if (c->phase == CLOSED) continue;
         if (FD_ISSET(fd, &writable)) c->blocked = false;
         if (FD_ISSET(fd, &writable) && c->pending) client_run(c);
-        if (FD_ISSET(fd, &readable) || (server.stop_by && c->phase == OPEN)) client_read(c);
+        if (FD_ISSET(fd, &readable) || loop_finishes(c)) client_read(c);
     }
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];
-        if (buf_len(&c->out) && !c->blocked) client_write(c);
+        if (c->out.len && !c->blocked) client_write(c);
         client_settle(c);
         if (c->phase != CLOSED && client_deadline(c) <= server.now) client_close(c, "idle");
     }
@@ -805,9 +832,9 @@ static void loop_turn(void) {
 /* Until a signal ends it. Then those who wait are the last to be taken, and what has arrived is
  * answered; whoever has not read that after LINGER_MS is left. */
 static void loop_run(void) {
-    while (!stop_signal) loop_turn();
+    while (!server.stopping) loop_turn();
     loop_accept();
-    event("stop", stop_signal == SIGINT ? "SIGINT" : "SIGTERM", STR(""));
+    event("stop", server.stopping, STR(""));
     close(server.listener);
     server.listener = -1;
     server.stop_by = server.now + LINGER_MS;
@@ -830,7 +857,7 @@ static void option_set(struct option *o, const char *value) {
     if (!o->argument) o->value = 1;
     if (o->text || !o->argument) return;
     o->value = strtol(value, &end, 10);
-    if (end == value || *end || o->value < 0 || o->value > o->most)
+    if (!strchr("0123456789", *value) || end == value || *end || o->value > o->most)
         DIE(EXIT_USAGE, "%s: '%s' is not a number from 0 to %ld", o->name, value, o->most);
 }
 
@@ -868,7 +895,7 @@ static void options_read(int argc, char **argv) {
 }
 
 static void help_print(void) {
-    printf("Usage: kvss [options] [[HOST] PORT]\n\nOptions (and what holds without them):\n");
+    printf("Usage: kvss [options] [[HOST] PORT]\n\nOptions (and their values):\n");
     for (struct option *o = options; o < options + OPTIONS; o++) {
         const char *argument = o->argument ? o->argument : "";
         printf("  -%c, --%s %-*s", o->letter, o->name, 22 - (int)strlen(o->name), argument);
@@ -879,20 +906,20 @@ static void help_print(void) {
     for (int i = 0; i < COMMANDS; i++) printf("  KV/1.0 %s\n", commands[i].usage);
 }
 
-static void on_signal(int signal) { stop_signal = signal; }
-
-/* SIGINT and SIGTERM are let in while pselect() waits, with the empty set of server.signals. SIGPIPE
- * comes of sending to a client that is gone, and would end kvss; send() fails too, and that will do. */
+/* SIGINT and SIGTERM are blocked, but not in the set for pselect(). SIGPIPE comes of sending to a
+ * client that is gone, and would end kvss; send() fails as well, and that's enough. */
 static void start_signals(void) {
     struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
     sigset_t stops;
-    sigemptyset(&server.signals);
     sigemptyset(&stops);
     sigaddset(&stops, SIGINT);
     sigaddset(&stops, SIGTERM);
-    if (sigprocmask(SIG_BLOCK, &stops, NULL) < 0 || sigaction(SIGINT, &stop, NULL) < 0 ||
-        sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0)
-        DIE(EXIT_FAILURE, "signals: %s", strerror(errno));
+    sigprocmask(SIG_BLOCK, &stops, &server.signals);
+    sigdelset(&server.signals, SIGINT);
+    sigdelset(&server.signals, SIGTERM);
+    if (sigaction(SIGINT, &stop, NULL) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
+        sigaction(SIGPIPE, &ignore, NULL) < 0)
+        DIE(EXIT_FAILURE, "sigaction: %s", strerror(errno));
 }
 
 /* -1: errno says why. Without SO_REUSEADDR, connections of a server that has stopped would keep the
@@ -911,7 +938,7 @@ static int listen_on(const struct addrinfo *a) {
 }
 
 static void start_listening(void) {
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *found;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
     struct sockaddr_storage address;
     socklen_t len = sizeof address;
     char port[24], name[ADDRESS_MAX];
@@ -939,7 +966,7 @@ int main(int argc, char **argv) {
     while ((server.spare = open("/dev/null", O_RDWR)) >= 0 && server.spare <= STDERR_FILENO)
         continue;
     int random = open("/dev/urandom", O_RDONLY);
-    if (read(random, store_seed, sizeof store_seed) != sizeof store_seed)
+    if (random < 0 || read(random, store_seed, sizeof store_seed) != sizeof store_seed)
         DIE(EXIT_FAILURE, "/dev/urandom: %s", strerror(errno));
     close(random);
     start_signals();

@@ -8,6 +8,7 @@ KVSS=${KVSS:-$ROOT/kvss}
 KVSS_CLIENT=${KVSS_CLIENT:-$ROOT/kvss_client}
 export LC_ALL=C ASAN_OPTIONS=${ASAN_OPTIONS-detect_leaks=1}
 SERVERS=()
+LOGS=0
 
 # wait_until SECONDS COMMAND...: until the command succeeds; fails after so many seconds.
 wait_until() {
@@ -24,7 +25,7 @@ wait_until() {
 
 # serve [OPTION...]: starts a server. Sets PID, PORT, and LOG, the file of what it says.
 serve() {
-    LOG=$BATS_TEST_TMPDIR/log.${#SERVERS[@]}
+    LOG=$BATS_TEST_TMPDIR/log.$((++LOGS))
     "$KVSS" --port 0 "$@" 2>"$LOG" 3>&- &
     PID=$!
     SERVERS+=("$PID")
@@ -47,10 +48,20 @@ ended() {
     return $status
 }
 
+# dead PID: whether it has ended, seen or not by its parent.
+dead() {
+    case $(ps -o stat= -p "$1") in
+    '' | Z*) ;;
+    *) return 1 ;;
+    esac
+}
+
 teardown() {
     local pid failed=0
     for pid in "${SERVERS[@]}"; do
         kill "$pid" 2>/dev/null || { echo "server $pid had died" >&2; failed=1; }
+        kill -s CONT "$pid" 2>/dev/null || : # a failed test may have left it stopped
+        wait_until 20 dead "$pid" || kill -s KILL "$pid"
         wait "$pid" || { echo "server $pid ended with status $?" >&2; failed=1; }
     done
     if [ $failed = 1 ]; then

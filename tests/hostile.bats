@@ -126,6 +126,19 @@ stat() {
     bounded 10000
 }
 
+@test "a client that reads slowly, and never to the end, does not make its buffer grow" {
+    start
+    value=$(head -c 60000 /dev/zero | tr '\0' x)
+    ask "KV/1.0 PUT big $value"
+    exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+    (yes 'KV/1.0 GET big' 2>/dev/null | head -n 1000 >&8) 3>&- &
+    writer=$!
+    for _ in {1..500}; do head -c 60008 <&8; done | cmp - <(yes "200 OK $value" | head -n 500)
+    bounded 10000
+    wait "$writer"
+    exec 8>&-
+}
+
 @test "one client's flood does not starve the rest" {
     start
     (yes 'KV/1.0 PUT flood value' | timeout 60 nc 127.0.0.1 "$PORT" >/dev/null 2>&1) 3>&- &

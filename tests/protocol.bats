@@ -37,6 +37,16 @@ long() {
     [[ ${lines[1]} =~ ^'200 OK keys=1 uptime='[0-9]+'s served=6'$ ]]
 }
 
+@test "STATS: uptime is in whole seconds" {
+    uptime() { ask 'KV/1.0 STATS' | sed 's/.*uptime=\([0-9]*\)s.*/\1/'; }
+    begun=$SECONDS
+    serve
+    [ "$(uptime)" -le 3 ]
+    later() { [ "$(uptime)" -ge 1 ]; }
+    wait_until 10 later
+    [ "$(uptime)" -le $((SECONDS - begun + 1)) ]
+}
+
 @test "STATS all: the three, then connections, refusals, bytes, memory, and requests by verb" {
     serve
     ask 'KV/1.0 PUT key value' 'KV/1.0 GET key' 'KV/1.0 GET other' 'KV/1.0 DEL other' 'KV/1.0 FROB'
@@ -57,6 +67,9 @@ long() {
     [ "$(memory_held)" = 0 ]
     seq 1 5000 | sed "s/.*/KV\/1.0 PUT key& $(long 100)/" | talk >/dev/null
     full=$(memory_held)
+    # The same again, and the memory is the same: the old values are gone.
+    seq 1 5000 | sed "s/.*/KV\/1.0 PUT key& $(long 100)/" | talk >/dev/null
+    [ "$(memory_held)" = "$full" ]
     [ "$full" -gt $((5000 * 107)) ]
     seq 1 5000 | sed 's/.*/KV\/1.0 DEL key&/' | talk >/dev/null
     [ "$(memory_held)" -lt $((full / 10)) ]
@@ -88,6 +101,15 @@ long() {
     run ask "KV/1.0 PUT k $value"
     printed '201 CREATED'
     [ "$(ask 'KV/1.0 GET k')" = "200 OK $value" ]
+    # The same, but all except the LF comes first, and is no line too long yet.
+    exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+    printf 'KV/1.0 PUT k %s' "$value" >&8
+    arrived() { [[ $(ask 'KV/1.0 STATS all') =~ bytes_in=([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 131084 ]; }
+    wait_until 10 arrived
+    echo >&8
+    read -r -u 8 line
+    [ "$line" = '200 OK' ]
+    exec 8>&-
     run ask "KV/1.0 PUT k ${value}x" 'KV/1.0 DEL k'
     printed $'400 BAD_REQUEST\n204 NO_CONTENT'
 }

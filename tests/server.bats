@@ -65,6 +65,7 @@ fails() {
 
 @test "a bad command line: one line, status 2" {
     fails 2 "port: '65536' is not a number from 0 to 65535" 65536
+    fails 2 "port: '+9' is not a number from 0 to 65535" -p +9
     fails 2 "port: 'http' is not a number from 0 to 65535" http
     fails 2 "port: '-1' is not a number from 0 to 65535" --port -1
     fails 2 "port: '' is not a number from 0 to 65535" --port=
@@ -167,6 +168,24 @@ reply $BYE"
     release
 }
 
+@test "--timeout does not touch a client that is busy" {
+    serve --timeout 1
+    exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+    # Busy for as long as it takes until two idle ones, one after the other, were closed.
+    for n in 1 2; do
+        exec 7<>"/dev/tcp/127.0.0.1/$PORT"
+        busy() {
+            echo 'KV/1.0 GET k' >&8
+            read -r -u 8 line && [ "$line" = '404 NOT_FOUND' ]
+            [ "$(grep -c ' idle$' "$LOG")" = "$n" ]
+        }
+        wait_until 20 busy
+        exec 7>&-
+    done
+    busy
+    exec 8>&-
+}
+
 @test "without --timeout nobody is closed for being idle" {
     serve
     hold patient
@@ -211,6 +230,44 @@ reply $BYE"
     [ "$(grep -c '^400 BAD_REQUEST$' "$BATS_TEST_TMPDIR/replies")" = 1000 ]
 }
 
+@test "a signal to stop is seen under load" {
+    serve --quiet
+    load=()
+    for _ in {1..6}; do
+        (yes 'KV/1.0 GET k' | timeout 60 nc 127.0.0.1 "$PORT" >/dev/null 2>&1) 3>&- &
+        load+=($!)
+    done
+    busy() { [ "$(ask 'KV/1.0 STATS' | sed 's/.*served=//')" -gt 100000 ]; }
+    wait_until 20 busy
+    stop "$PID"
+    wait "${load[@]}" || :
+}
+
+@test "a signal to stop: requests that wait for a slow reader are answered, too" {
+    serve
+    value=$(head -c 1000 /dev/zero | tr '\0' x)
+    ask "KV/1.0 PUT k $value"
+    exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+    yes 'KV/1.0 GET k' | head -n 4000 >&8
+    kill -s TERM "$PID"
+    wait_until 10 grep -q ' stop SIGTERM$' "$LOG"
+    # The server had read as many as its buffer holds, 5041, so all of them; none may be lost.
+    timeout 20 head -c $((4000 * 1008)) <&8 | cmp - <(yes "200 OK $value" | head -n 4000)
+    exec 8>&-
+    ended "$PID"
+}
+
+@test "a signal to stop: half a request is not answered" {
+    serve
+    hold half
+    printf 'KV/1.0 GET' >&9
+    arrived() { [[ $(ask 'KV/1.0 STATS all') =~ bytes_in=([0-9]+) ]] && [ $((BASH_REMATCH[1] % 17)) = 10 ]; }
+    wait_until 10 arrived
+    stop "$PID"
+    release
+    [ ! -s "$BATS_TEST_TMPDIR/half" ]
+}
+
 @test "a signal to stop: a client that does not read can't prevent it" {
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     serve
@@ -231,6 +288,7 @@ reply $BYE"
     run ask 'KV/1.0 QUIT' 'x'
     printed "$BYE"
     ended "$PID"
+    grep -q ' stop QUIT$' "$LOG"
     grep -q ' goodbye$' "$LOG"
 }
 
@@ -238,7 +296,7 @@ reply $BYE"
     serve --max-clients 1
     hold first
     wait_until 10 grep -q ' connect ' "$LOG"
-    run nc 127.0.0.1 "$PORT" </dev/null
+    run timeout 60 nc 127.0.0.1 "$PORT" </dev/null
     printed '503 SERVICE_UNAVAILABLE'
     echo 'KV/1.0 QUIT' >&9
     wait_until 10 grep -q "$BYE" "$BATS_TEST_TMPDIR/first"
@@ -282,6 +340,20 @@ reply $BYE"
     printed "$BYE"
 }
 
+@test "requests after QUIT, still on their way, don't destroy the reply" {
+    serve --quiet
+    after=$(head -c 100000 /dev/zero | tr '\0' x)
+    for _ in {1..30}; do
+        exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+        echo 'KV/1.0 QUIT' >&8
+        printf '%s' "$after" >&8
+        read -r -u 8 line
+        [ "$line" = "$BYE" ]
+        printf '%s' "$after" >&8 # fails where the connection has been reset
+        exec 8>&-
+    done
+}
+
 @test "stdin, stdout and stderr closed: no client gets the log" {
     serve
     port=$PORT
@@ -295,6 +367,22 @@ reply $BYE"
     printed "400 BAD_REQUEST
 400 BAD_REQUEST
 $BYE"
+}
+
+@test "a log whose reader sleeps does not stop the service" {
+    serve
+    port=$PORT
+    stop "$PID"
+    mkfifo "$BATS_TEST_TMPDIR/fifo"
+    exec 7<>"$BATS_TEST_TMPDIR/fifo" # nobody reads it, and it is never closed
+    "$KVSS" --verbose "$port" 2>&7 3>&- 7>&- &
+    SERVERS+=($!)
+    PORT=$port
+    up() { [ "$(ask 'KV/1.0 QUIT')" = "$BYE" ]; }
+    wait_until 10 up
+    [ "$(seq 1 5000 | talk | grep -c '^426 UPGRADE_REQUIRED$')" = 5000 ]
+    up
+    exec 7>&-
 }
 
 @test "a log that nobody reads does not stop the service" {
