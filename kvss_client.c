@@ -224,17 +224,19 @@ static bool has_version(const char *line) {
     return slash > line && *slash == '/' && isdigit((unsigned char)slash[1]);
 }
 
-/* Queues what was typed as a request, and returns what is wrong with it, or NULL. The verb may be
- * typed in any case. The queue must have room for REQUEST_MAX. */
+/* Queues what was typed as a request, and returns what is wrong with it, or NULL. The verb may be in
+ * any case (of ASCII alone: what is upper case may depend on the language). The caller has seen to
+ * it that there is room. */
 static const char *request_queue(const char *line, size_t len) {
-    char *bytes = server.out.bytes + server.out.end;
+    for (; *line == ' '; line++) len--;
     size_t prefix = has_version(line) ? 0 : strlen("KV/1.0 ");
     if (prefix + len + 1 > REQUEST_MAX) return TOO_LONG;
+    char *bytes = server.out.bytes + server.out.end;
     memcpy(bytes, "KV/1.0 ", prefix);
     memcpy(bytes + prefix, line, len);
     bytes[prefix + len] = '\n';
     for (size_t i = prefix; prefix && i < prefix + len && bytes[i] != ' '; i++)
-        bytes[i] = (char)toupper((unsigned char)bytes[i]);
+        if (bytes[i] >= 'a' && bytes[i] <= 'z') bytes[i] = (char)(bytes[i] - 'a' + 'A');
     server.quit = prefix + len + 1 == strlen(QUIT) && !memcmp(bytes, QUIT, strlen(QUIT));
     server.out.end += prefix + len + 1;
     server.requests++;
@@ -255,6 +257,7 @@ static void request_from_words(char **words) {
     static char line[2 * REQUEST_MAX];
     size_t len = 0;
     for (int i = 0; words[i]; i++) {
+        if (len > REQUEST_MAX) DIE(TOO_LONG);
         bool from_stdin = i == 2 && !words[3] && !strcmp(words[2], "-");
         size_t room = sizeof line - len - 1, n = strlen(words[i]);
         if (!from_stdin && n > room) DIE(TOO_LONG);
@@ -285,7 +288,7 @@ static void request_from_words(char **words) {
 /* Counts a reply, and returns the exit status it stands for. */
 static int reply_status(const char *line, size_t len) {
     if (strspn(line, "0123456789") != 3 || (len > 3 && line[3] != ' '))
-        DIE("'%.60s' is no reply of KV/1.0; is that kvss?", line);
+        DIE("what came is no reply of KV/1.0; is that kvss?");
     server.replies++;
     return line[0] == '2' ? EXIT_SUCCESS : EXIT_REFUSED;
 }
@@ -351,13 +354,15 @@ static void input_read(void) {
     if (queue_len(&input.in) > 0) input.in.bytes[input.in.end++] = '\n'; /* the last may lack it */
 }
 
-/* How far a long load has come, once a second, on a terminal. */
+/* How far a long load has come, once a second, on a terminal that does not show the replies. */
 static void input_progress(bool last) {
     static time_t next;
     static bool shown;
     time_t now = time(NULL);
     if (next == 0) next = now + 1;
-    if (input.size == 0 || !isatty(STDERR_FILENO) || (last ? !shown : now < next)) return;
+    if (input.size == 0 || !isatty(STDERR_FILENO) || isatty(STDOUT_FILENO) ||
+        (last ? !shown : now < next))
+        return;
     next = now + 1;
     shown = true;
     fprintf(stderr, "\r%lu replies, %lld %% of the file%s", server.replies,
@@ -382,10 +387,13 @@ static int batch_run(void) {
         server_move(&readable, &writable);
         for (char *line; (line = queue_line(&server.in, &len));)
             if (reply_print(line, len) != EXIT_SUCCESS) worst = EXIT_REFUSED;
-        if (fflush(stdout) != 0) DIE("standard output: %s", strerror(errno));
+        if (fflush(stdout) != 0 || ferror(stdout)) DIE("standard output: %s", strerror(errno));
         input_progress(false);
     }
     input_progress(true);
+    if (server.ended && !server.quit && (input.fd >= 0 || queue_len(&input.in)))
+        DIE("the server closed the connection, and the requests from line %lu on were not sent",
+            input.lines + 1);
     if (server.replies < server.requests)
         DIE("the server closed the connection; %lu of %lu requests have no reply",
             server.requests - server.replies, server.requests);
@@ -401,11 +409,6 @@ static int batch_run(void) {
 
 enum { ESC = 0x1B, BACKSPACE = 0x7F, CTRL = 0x1F }; /* 'A' & CTRL is Ctrl-A */
 
-#define ASK_COLUMNS                                                                                \
-    "\x1b"                                                                                         \
-    "7\x1b[999C\x1b[6n\x1b"                                                                        \
-    "8" /* save, go right, report, restore */
-
 enum { KEY_BYTES_MAX = 32 }; /* of an escape sequence; past that it is none */
 
 enum { KEY_UP = 256, KEY_DOWN, KEY_LEFT, KEY_RIGHT, KEY_HOME, KEY_END, KEY_DELETE, KEY_NONE };
@@ -413,6 +416,7 @@ enum { KEY_UP = 256, KEY_DOWN, KEY_LEFT, KEY_RIGHT, KEY_HOME, KEY_END, KEY_DELET
 static struct termios terminal_saved;
 static bool terminal_is_raw;
 static int terminal_columns = 80; /* until the terminal says otherwise */
+static bool terminal_asked;       /* and it has not */
 
 /* TCSAFLUSH drops what was typed and not read: a late report would end up in the shell. */
 static void terminal_restore(void) {
@@ -445,6 +449,12 @@ static void terminal_write(const char *bytes, size_t len) {
 /* Sends an escape sequence, or a text that has no variable part. */
 static void terminal_put(const char *s) { terminal_write(s, strlen(s)); }
 
+/* Has the terminal report its width: save the cursor, go far right, report, go back. */
+static void terminal_ask(void) {
+    terminal_put("\x1b\x37\x1b[999C\x1b[6n\x1b\x38");
+    terminal_asked = true;
+}
+
 /* Decodes the key at the front of len bytes. Returns how many bytes it took, or 0 when its end is
  * still to come. */
 static size_t key_decode(const char *p, size_t len, int *key) {
@@ -463,7 +473,10 @@ static size_t key_decode(const char *p, size_t len, int *key) {
     int number = isdigit((unsigned char)p[2]) ? p[2] - '0' : 0;
     if (final) *key = KEY_UP + (int)(final - finals);
     if (p[n] == '~' && n == 3 && number <= 8) *key = numbered[number];
-    if (p[n] == 'R' && second && atoi(second + 1) > 0) terminal_columns = atoi(second + 1);
+    if (p[n] == 'R' && second && terminal_asked && atoi(second + 1) > 0) {
+        terminal_columns = atoi(second + 1);
+        terminal_asked = false; /* Shift-F3 may look the same */
+    }
     return n + 1;
 }
 
@@ -482,6 +495,7 @@ enum typed { TYPING, ENTERED, LEAVING };
 static struct {
     char text[REQUEST_MAX];
     size_t len, cursor;             /* bytes */
+    bool full;                      /* more was typed than fits */
     char *history[HISTORY_MAX + 1]; /* [lines] is what was being typed when up was pressed */
     int lines, at;
 } editor;
@@ -516,36 +530,44 @@ static size_t editor_right(size_t i) {
 }
 
 static size_t editor_left(size_t i) {
-    int columns = 1;
-    do {
-        while (i > 0 && ((unsigned char)editor.text[--i] & 0xC0) == 0x80) continue;
-        if (i > 0) editor_character(i, &columns);
-    } while (i > 0 && columns == 0);
+    int columns = 0;
+    while (i > 0 && columns == 0) {
+        size_t bytes = i < MB_CUR_MAX ? i : MB_CUR_MAX; /* the longest that could end at i */
+        while (bytes > 1 && editor_character(i - bytes, &columns) != i) bytes--;
+        i -= bytes;
+        editor_character(i, &columns);
+    }
     return i;
 }
 
-/* Draws the prompt and what of the line fits, with the cursor where it belongs. */
+/* Draws the prompt and what of the line fits, the cursor in it. A tab is shown as a space. */
 static void editor_draw(void) {
+    static char shown[REQUEST_MAX];
     int room = terminal_columns - (int)strlen(PROMPT) - 1;
-    size_t from = editor.cursor, to = editor.cursor, n;
-    while (from > 0 && editor_columns(editor_left(from), editor.cursor) <= room)
+    bool fits = editor_columns(0, editor.len) <= room;
+    int left = fits || editor.cursor == editor.len ? room : room * 2 / 3; /* of the cursor */
+    size_t from = editor.cursor, n = 0;
+    while (from > 0 && editor_columns(editor_left(from), editor.cursor) <= left)
         from = editor_left(from);
+    size_t to = editor.cursor;
     while (to < editor.len && editor_columns(from, editor_right(to)) <= room) to = editor_right(to);
-    char cursor[32];
-    n = (size_t)snprintf(cursor, sizeof cursor, "\x1b[K\r\x1b[%dC",
-                         (int)strlen(PROMPT) + editor_columns(from, editor.cursor));
+    for (size_t i = from; i < to; i++) shown[n++] = editor.text[i] == '\t' ? ' ' : editor.text[i];
     terminal_put("\r" PROMPT);
-    terminal_write(editor.text + from, to - from);
-    terminal_write(cursor, n);
+    terminal_write(shown, n);
+    n = (size_t)snprintf(shown, sizeof shown, "\x1b[K\r\x1b[%dC",
+                         (int)strlen(PROMPT) + editor_columns(from, editor.cursor));
+    terminal_write(shown, n);
 }
 
 static void editor_set(const char *text) {
+    editor.full = false;
     editor.len = editor.cursor = strlen(text);
     memcpy(editor.text, text, editor.len);
 }
 
 static void editor_insert(char byte) {
-    if (editor.len + 1 >= sizeof editor.text) return;
+    editor.full |= editor.len + 1 >= sizeof editor.text;
+    if (editor.full) return;
     memmove(editor.text + editor.cursor + 1, editor.text + editor.cursor,
             editor.len - editor.cursor);
     editor.text[editor.cursor++] = byte;
@@ -623,7 +645,7 @@ static enum typed editor_key(int key) {
     case 'W' & CTRL: editor_delete(editor_word_start(), at); break;
     case 'L' & CTRL: terminal_put("\x1b[H\x1b[2J"); break;
     default:
-        if (key >= ' ' && key <= 0xFF) editor_insert((char)key);
+        if (key == '\t' || (key >= ' ' && key <= 0xFF)) editor_insert((char)key);
     }
     return TYPING;
 }
@@ -649,68 +671,73 @@ static void prompt_help(void) {
 
 /* Runs the line. False: it was the last. */
 static bool prompt_enter(void) {
-    const char *line = editor.text, *wrong = NULL;
+    const char *wrong = editor.full ? TOO_LONG : NULL;
     editor.cursor = editor.len;
     editor_draw(); /* pasted, it was not shown yet */
-    history_add();
-    while (*line == ' ') line++;
     terminal_put("\n");
-    if (!strcasecmp(line, "exit")) return false;
-    if (!strcasecmp(line, "help"))
+    history_add();
+    if (!strcmp(editor.text, "exit")) return false;
+    if (!strcmp(editor.text, "help"))
         prompt_help();
-    else if (*line)
-        wrong = request_queue(line, strlen(line));
+    else if (editor.len > 0 && !wrong && queue_room(&server.out) >= REQUEST_MAX)
+        wrong = request_queue(editor.text, editor.len);
     if (wrong) printf("%s\n", wrong);
     fflush(stdout);
     editor_set("");
+    terminal_ask();
     return true;
 }
 
 /* Shows the replies that have come. A value can hold an escape sequence, which is not for the
- * terminal: control characters are shown as \xNN. */
+ * terminal: control characters are shown as \xNN, those of the second set too (C2 80 to C2 9F). */
 static void prompt_replies(void) {
     size_t len;
     for (char *line; (line = queue_line(&server.in, &len));) {
         terminal_put("\r\x1b[K");
         reply_status(line, len);
-        for (size_t i = 0; i < len; i++)
-            printf((unsigned char)line[i] < 0x20 || line[i] == 0x7F ? "\\x%02X" : "%c", line[i]);
+        for (size_t i = 0; i < len; i++) {
+            unsigned char byte = (unsigned char)line[i], next = (unsigned char)line[i + 1];
+            bool second = byte == 0xC2 && next < 0xA0;
+            bool hidden = byte < 0x20 || byte == 0x7F || second;
+            printf(hidden ? "\\x%02X" : "%c", byte);
+            if (second && ++i < len) printf("\\x%02X", next);
+        }
         printf("\n");
         fflush(stdout);
     }
 }
 
-/* Ctrl-Z: a stopped program must not leave its terminal raw. Any other signal ends the client, in
- * the way that a signal does, so that a shell can see it. */
+static const int prompt_stops[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP};
+
+enum { PROMPT_STOPS = sizeof prompt_stops / sizeof *prompt_stops };
+
+/* Blocks the signals, which pselect() lets in while it waits. */
+static void prompt_signals(void) {
+    struct sigaction obey = {.sa_handler = on_signal};
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    for (int i = 0; i < PROMPT_STOPS; i++) {
+        sigaddset(&blocked, prompt_stops[i]);
+        sigaction(prompt_stops[i], &obey, NULL);
+    }
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+}
+
+/* Lets a signal do what it does, with the terminal restored. Only Ctrl-Z comes back from it: when the
+ * client goes on, or where nobody could make it go on, at once (POSIX: orphaned process group). */
 static void prompt_obey(int signal) {
+    struct sigaction usual = {.sa_handler = SIG_DFL};
     sigset_t set;
     prompt_signal = 0;
     terminal_restore();
-    if (signal == SIGTSTP) {
-        raise(SIGSTOP);
-        terminal_raw();
-        return;
-    }
-    struct sigaction usual = {.sa_handler = SIG_DFL};
     sigaction(signal, &usual, NULL);
     raise(signal);
     sigemptyset(&set);
     sigaddset(&set, signal);
     sigprocmask(SIG_UNBLOCK, &set, NULL);
-}
-
-/* The signals are let in while pselect() waits, with the empty set. */
-static void prompt_signals(sigset_t *none) {
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP};
-    struct sigaction obey = {.sa_handler = on_signal};
-    sigset_t blocked;
-    sigemptyset(none);
-    sigemptyset(&blocked);
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-        sigaddset(&blocked, signals[i]);
-        sigaction(signals[i], &obey, NULL);
-    }
-    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    prompt_signals();
+    terminal_raw();
+    terminal_ask();
 }
 
 static struct {
@@ -718,9 +745,12 @@ static struct {
     char bytes[4096];
 } keys;
 
+/* A reply is due, or the end of the connection. */
+static bool prompt_waits(void) { return server.replies < server.requests || server.quit; }
+
 /* Takes the keys that have come, until a line has been sent. False: the user leaves. */
 static bool prompt_keys(void) {
-    while (keys.len > 0 && server.replies == server.requests) {
+    while (keys.len > 0 && !prompt_waits()) {
         int key;
         size_t used = key_decode(keys.bytes, keys.len, &key);
         if (used == 0) return true;
@@ -741,17 +771,19 @@ static bool prompt_read(void) {
 
 static int prompt_run(void) {
     sigset_t none;
-    prompt_signals(&none);
+    sigemptyset(&none);
+    prompt_signals();
+    if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
     atexit(terminal_restore);
     printf("connected to %s", server_address(getpeername));
     printf(" from port %s; help lists the commands, exit leaves\n",
            strrchr(server_address(getsockname), ':') + 1);
     fflush(stdout);
     terminal_raw();
-    terminal_put(ASK_COLUMNS);
+    terminal_ask();
     for (bool stays = true; stays && !server.ended;) {
         fd_set readable, writable;
-        bool reads = server.replies == server.requests && keys.len < sizeof keys.bytes;
+        bool reads = !prompt_waits() && keys.len < sizeof keys.bytes;
         if (reads) editor_draw();
         if (server_wait(reads ? STDIN_FILENO : -1, &readable, &writable, &none)) {
             if (reads && FD_ISSET(STDIN_FILENO, &readable)) stays = prompt_read();
@@ -843,7 +875,9 @@ static void input_open(void) {
 
 int main(int argc, char **argv) {
     (void)argc;
-    if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
+    /* Were stdin, stdout or stderr closed, the socket would get its number. */
+    int spare;
+    while ((spare = open("/dev/null", O_RDWR)) >= 0 && spare <= STDERR_FILENO) continue;
     char **words = operands_read(options_read(argv + 1));
     if (options[HELP].value) help_print();
     if (options[VERSION].value) printf("kvss_client %s\n", KVSS_VERSION);
@@ -853,6 +887,7 @@ int main(int argc, char **argv) {
     bool at_terminal =
         isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && terminal && strcmp(terminal, "dumb") != 0;
     bool prompts = !words[0] && !strcmp(options[FROM].text, "-") && at_terminal;
+    if (words[0] && strcmp(options[FROM].text, "-") != 0) DIE("a command, or --file: not both");
     if (words[0])
         request_from_words(words);
     else if (!prompts)

@@ -88,9 +88,14 @@ gives() {
     gives 2 'kvss_client: a line feed in an argument would end the request there' get $'a\n'
     gives 2 'kvss_client: a carriage return at the end would be dropped' put a $'b\r'
     gives 2 'kvss_client: an empty argument: no field of a request can be empty' get ''
-    run client put k "$(printf '%*s' 65530 '' | tr ' ' x)"
-    [ "$status" = 2 ]
-    run ! grep -q ' connect ' "$LOG"
+    long=$(printf '%*s' 65530 '' | tr ' ' x)
+    too_long='kvss_client: that is longer than a request can be, 65536 bytes'
+    gives 2 "$too_long" put k "$long"
+    gives 2 "$too_long" put k "$long" "$long" y "$long" "$long" "$long"
+    gives 2 "$too_long" put k "$long$long" "$long" yyyyyyyy
+    gives 1 '404 NOT_FOUND' get it
+    # That one came after all the others, and was the only one.
+    [ "$(grep -c ' connect ' "$LOG")" = 1 ]
 }
 
 @test "--value prints the data of a 200, for scripts" {
@@ -122,6 +127,7 @@ gives() {
     gives 2 'kvss_client: --port: PORT is missing' --port
     gives 2 "kvss_client: port: 'x' is not a number from 0 to 65535" -p x
     gives 2 'kvss_client: --value=1: this option takes no value' --value=1
+    gives 2 'kvss_client: a command, or --file: not both' --file x get y
     gives 2 'kvss_client: /nonexistent: No such file or directory' --file /nonexistent
 }
 
@@ -153,7 +159,7 @@ gives() {
     pretend $'SSH-2.0-OpenSSH_9.2\r\n'
     run client get x
     [ "$status" = 2 ]
-    [[ $output == *'is no reply of KV/1.0; is that kvss?' ]]
+    printed 'kvss_client: what came is no reply of KV/1.0; is that kvss?'
     pretend ''
     gives 2 'kvss_client: the server closed the connection; 1 of 1 requests have no reply' get x
     pretend '200 OK half of a re'
@@ -191,6 +197,7 @@ get b'
     printed $'201 CREATED\n200 OK 2'
     [ "$status" = 0 ]
     gives 0 '' </dev/null
+    gives 0 '200 OK 2' <<<'  get b'
 }
 
 @test "batch: nothing is sent after QUIT" {
@@ -199,6 +206,29 @@ get b'
     printed $'201 CREATED\n200 OK bye'
     [ "$status" = 0 ]
     gives 1 '404 NOT_FOUND' get b
+}
+
+@test "batch: a server that leaves between two requests is no success" {
+    serve --timeout 1
+    coproc CLIENT { "$KVSS_CLIENT" --port "$PORT" 2>&1 3>&-; }
+    pid=$CLIENT_PID
+    exec {to}>&"${CLIENT[1]}" {from}<&"${CLIENT[0]}"
+    echo 'put a 1' >&"$to"
+    read -r -u "$from" reply
+    [ "$reply" = '201 CREATED' ]
+    read -r -u "$from" reply
+    [ "$reply" = 'kvss_client: the server closed the connection, and the requests from line 2 on were not sent' ]
+    exec {to}>&-
+    run wait "$pid"
+}
+
+@test "once: a closed stdin, stdout or stderr is not taken for the server" {
+    serve --verbose
+    gives 0 '201 CREATED' put k v <&-
+    "$KVSS_CLIENT" --port "$PORT" get k >&- || :
+    "$KVSS_CLIENT" --port "$PORT" get '' 2>&- || :
+    "$KVSS_CLIENT" --port "$PORT" <&-
+    [ "$(ask 'KV/1.0 STATS')" = '200 OK keys=1 uptime=0s served=3' ]
 }
 
 @test "batch: a line that is too long ends it, and is named" {

@@ -76,7 +76,7 @@ see "KVSS> "'
             "STATS"               "200 OK keys=0 uptime="
         } {
             enter $typed
-            see "\n\r\033\[K$reply"
+            see "\r\033\[K$reply"
             see "KVSS> "
         }
         enter quit
@@ -122,6 +122,7 @@ edits() {
     edits 'get two words  \027\027key8' 'GET key8'
     edits 'get k\033Oay\033\[99~\033xk9' 'GET kyk9' # sequences that mean nothing here
     edits 'get key\033\[1~\033\[4~10' 'GET key10'
+    edits 'get key11\033\[1;2R\033\[1;2R${left}${right}' 'GET key11' # Shift-F3 is no report
 }
 
 @test "editing: UTF-8 by character, wide and combining ones too" {
@@ -143,6 +144,8 @@ edits() {
         type "\033\[1;20R"
         type "get 123456789012345678901234567890"
         see "\rKVSS> 8901234567890\033\[K\r\033\[19C"
+        type $left
+        see "\rKVSS> 234567890\033\[K" ;# some of what is right of the cursor, too
         type $home
         see "\rKVSS> get 123456789\033\[K\r\033\[6C"
         type "\005\025\004"
@@ -183,12 +186,50 @@ KV/1.0 PUT a 10'
         exit [closed]'
 }
 
+@test "more text than a queue holds can be pasted" {
+    serve
+    at_terminal "$START"'
+        set line "put k [string repeat x 4000]"
+        for {set i 0} {$i < 80} {incr i} { enter $line; see "20"; see "KVSS> " }
+        type "\004"
+        exit [closed]'
+    [[ $(ask 'KV/1.0 STATS') == '200 OK keys=1 '*' served=81' ]]
+}
+
+@test "a line too long for a request is refused, not cut" {
+    serve
+    at_terminal "$START"'
+        log_user 0
+        type "KV/1.0 put k "
+        for {set i 0} {$i < 70} {incr i} { type [string repeat x 1000]; see "x\033" }
+        enter {}
+        see "that is longer than a request can be"
+        see "KVSS> "
+        type "\004"
+        exit [closed]'
+    [[ $(ask 'KV/1.0 STATS') == '200 OK keys=0 '*' served=1' ]]
+}
+
+@test "a tab is part of a value" {
+    serve --verbose
+    edits 'get x\025put t a\tb\rget y' 'GET y'
+    [ "$(ask 'KV/1.0 GET t')" = $'200 OK a\tb' ]
+}
+
+@test "nothing is sent after QUIT, pasted or not" {
+    serve
+    at_terminal "$START"'
+        type "quit\rput a 1\r"
+        see "200 OK bye"
+        exit [closed]'
+}
+
 @test "a value can't reach the terminal: control characters are shown as numbers" {
     serve
-    printf 'KV/1.0 PUT k a\x1b[31mb\tc\n' | talk
+    printf 'KV/1.0 PUT k a\x1b[31mb\tc\xc2\x9b\xc3\xa0\n' | talk
     at_terminal "$START"'
         enter "get k"
-        see "200 OK a\\x1B\[31mb\\x09c"
+        see "200 OK a\\x1B\[31mb\\x09c\\xC2\\x9B\u00e0"
         see "KVSS> "
         type "\004"
         exit [closed]'
@@ -275,7 +316,7 @@ KV/1.0 PUT a 10'
     seq 1 1000 | sed 's/.*/put k& v/' >"$BATS_TEST_TMPDIR/requests"
     kill -s STOP "$PID"
     at_terminal '
-        eval spawn -noecho $env(CLIENT) --port $env(PORT) --file '"$BATS_TEST_TMPDIR"'/requests
+        spawn -noecho sh -c "$env(SHELL_COMMAND) --file '"$BATS_TEST_TMPDIR"'/requests >/dev/null"
         sleep 1.5 ;# the line is for what takes longer than a second
         exec kill -CONT '"$PID"'
         see "1000 replies, 100 % of the file"
