@@ -60,7 +60,8 @@ teardown() {
     local pid failed=0
     for pid in "${SERVERS[@]}"; do
         kill "$pid" 2>/dev/null || { echo "server $pid had died" >&2; failed=1; }
-        kill -s CONT "$pid" 2>/dev/null || : # a failed test may have left it stopped
+        # A failed test may have left it stopped. (If not, no SIGCONT: it upsets LeakSanitizer.)
+        [[ $(ps -o stat= -p "$pid") != T* ]] || kill -s CONT "$pid"
         wait_until 20 dead "$pid" || kill -s KILL "$pid"
         wait "$pid" || { echo "server $pid ended with status $?" >&2; failed=1; }
     done
