@@ -383,8 +383,8 @@ static int batch_run(void) {
         bool reads = input.fd >= 0 && queue_room(&input.in) > QUEUE_SIZE / 2;
         if (!server_wait(reads ? input.fd : -1, &readable, &writable, NULL)) continue;
         if (reads && FD_ISSET(input.fd, &readable)) input_read();
-        input_queue();
         server_move(&readable, &writable);
+        input_queue(); /* last: what it leaves behind there is no room for, and a reply will come */
         for (char *line; (line = queue_line(&server.in, &len));)
             if (reply_print(line, len) != EXIT_SUCCESS) worst = EXIT_REFUSED;
         if (fflush(stdout) != 0 || ferror(stdout)) DIE("standard output: %s", strerror(errno));
