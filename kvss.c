@@ -63,9 +63,9 @@ static struct option {
 
 /* == 1. Bytes =====================================================================================
  *
- * What a client sends is bytes, not a C string: it may hold a NUL, and need not end in one. So a piece of
- * it is a str, a pointer and a length that stay together. A str owns nothing, and is good for as
- * long as the bytes it points into. A buf owns its bytes: added at the end, taken from the start. */
+ * What a client sends is bytes, not a C string: it may hold a NUL, and need not end in one. So a
+ * piece of it is a str, a pointer and a length that stay together. A str owns nothing, and lasts
+ * as long as the bytes it points into. A buf owns its bytes: in at the end, out at the start. */
 
 struct str {
     const char *bytes; /* never NULL, even if len is 0: memcmp() and memcpy() don't allow it */
@@ -88,8 +88,8 @@ static bool str_equal(struct str a, struct str b) {
     return a.len == b.len && memcmp(a.bytes, b.bytes, a.len) == 0;
 }
 
-/* Cuts the first field off rest, with the space after it. False: there was no space, and field is the
- * last one, all of rest. After "GET " there is one more field, which is empty; after "GET" none. */
+/* Cuts the first field off rest, with the space after it. False: there was no space, and field is
+ * the last one, all of rest. After "GET " comes one more field, an empty one; after "GET" none. */
 static bool str_field(struct str *rest, struct str *field) {
     const char *space = memchr(rest->bytes, ' ', rest->len);
     *field = *rest;
@@ -108,9 +108,9 @@ static bool str_has_control(struct str s) {
     return false;
 }
 
-/* UTF-8 without a NUL (RFC 3629, section 4). The second byte has a higher minimum after E0 and F0, or
- * one character could be written in two ways, and slip past a check that knows the shorter. It has a
- * lower maximum after ED, as surrogates belong to UTF-16, and after F4, as U+10FFFF is the last. */
+/* UTF-8 without a NUL (RFC 3629, section 4). The second byte has a higher minimum after E0 and F0,
+ * or a character could be written in two ways, and slip past a check that knows one of them. It has
+ * a lower maximum after ED (surrogates belong to UTF-16) and after F4 (U+10FFFF is the last). */
 static bool str_is_text(struct str s) {
     const unsigned char *p = (const unsigned char *)s.bytes, *end = p + s.len;
     while (p < end) {
@@ -166,8 +166,8 @@ enum { EVENT_MAX = 2048 }; /* bytes of a line; a longer one is cut and ends in "
 /* For what kvss can't go on without: one line, and the end. */
 #define DIE(code, ...) (fprintf(stderr, "kvss: " __VA_ARGS__), fputc('\n', stderr), exit(code))
 
-/* Control characters and the backslash are shown as \xNN; so is every byte past ASCII if text isn't
- * UTF-8, or has control characters of the second set (U+0080 to U+009F, which is C2 80 to C2 9F). */
+/* Control characters and the backslash are shown as \xNN; so is every byte past ASCII if text
+ * isn't UTF-8, or has control characters of the second set (C2 80 to C2 9F, U+0080 to U+009F). */
 static void event(const char *what, const char *whom, struct str text) {
     if (options[QUIET].value && strcmp(what, "error") != 0) return;
     char line[EVENT_MAX + 16];
@@ -203,12 +203,12 @@ static void event(const char *what, const char *whom, struct str text) {
  * after its home, which its hash names; to look up a key is to go from its home to the first empty
  * slot. (Knuth, The Art of Computer Programming, volume 3, section 6.4, algorithms L and R.)
  *
- * A full table moves to one twice its size. To move a million keys at once would be a pause that users
- * notice; so there are 256 tables, chosen by eight bits of the hash, which grow one by one. A slot has
- * 32 bits of the hash: they tell most keys apart, and let a table grow, without a look at entries.
+ * A full table moves to one twice its size. To move a million keys at once would be a pause that
+ * users notice; so there are 256 tables, chosen by eight bits of the hash, which grow one by one. A
+ * slot has 32 bits of the hash, to tell most keys apart, and to grow, without a look at entries.
  *
- * The hash is SipHash-1-3 (Aumasson and Bernstein, 2012) with a random seed. If clients could compute
- * it, they could choose keys that share a home, and every look-up would walk past all of them. */
+ * The hash is SipHash-1-3 (Aumasson and Bernstein, 2012) with a random seed. If clients could
+ * compute it, they could choose keys that share a home, and every look-up would pass them all. */
 
 enum { TABLES = 256, TABLE_MIN = 8 }; /* TABLE_MIN: slots to begin with */
 
@@ -597,8 +597,8 @@ static void client_answer(struct client *c, struct str line, const char *reason)
     if (r.quit && options[QUIT_STOPS].value) server.stopping = "QUIT";
 }
 
-/* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a line
- * cut short. Either is answered now and skipped, with what may still come of it. */
+/* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a
+ * line cut short. Either is answered now and skipped, with what may still come of it. */
 static void client_run_partial(struct client *c) {
     bool too_long = c->in_len == REQUEST_MAX, cut_short = c->in_len && c->phase == ENDING;
     c->scanned = c->in_len;
@@ -685,9 +685,9 @@ static uint64_t client_deadline(const struct client *c) {
 /* == 8. Loop ======================================================================================
  *
  * A turn of the loop: wait until something can be done at once; read from everybody who has sent
- * something, and run it; then send. select() takes sets of descriptors and leaves in them those that
- * are ready. A set holds descriptors below FD_SETSIZE: with another, FD_SET() would write past its
- * end. So no client is taken whose descriptor is too high.
+ * something, and run it; then send. select() takes sets of descriptors and leaves in them those
+ * that are ready. A set holds descriptors below FD_SETSIZE: with another, FD_SET() would write past
+ * its end. So no client is taken whose descriptor is too high.
  *
  * A signal that comes just before select() would be seen only after it. pselect() closes the gap:
  * SIGINT and SIGTERM are blocked at all times but while it waits (POSIX, pselect). */
@@ -785,8 +785,8 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
 
 static void on_signal(int signal) { loop_signal = signal; }
 
-/* When something is ready at once, pselect() may return without having let a signal in; so under load
- * it would never be seen. Then it's still pending. */
+/* When something is ready at once, pselect() may return without having let a signal in; so under
+ * load it would never be seen. Then it's still pending. */
 static void loop_look_for_signals(void) {
     sigset_t pending;
     sigemptyset(&pending);

@@ -155,8 +155,8 @@ static bool server_wait(int input, fd_set *readable, fd_set *writable, const sig
 
 static bool is_later(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
-/* Moves bytes between the queues and the socket, as select() allows. What the server has sent before
- * it went away is read first; sending to it may fail then, and that is not yet the end. */
+/* Moves bytes between the queues and the socket, as select() allows. What the server has sent
+ * before it went away is read first; sending to it may fail then, and that is not yet the end. */
 static void server_move(const fd_set *readable, const fd_set *writable) {
     if (FD_ISSET(server.fd, writable)) {
         ssize_t n = send(server.fd, server.out.bytes + server.out.start, queue_len(&server.out),
@@ -212,7 +212,7 @@ static void server_connect(void) {
     freeaddrinfo(found);
 }
 
-/* == 3. Requests ================================================================================== */
+/* == 3. Requests =============================================================================== */
 
 #define QUIT     "KV/1.0 QUIT\n"
 #define TOO_LONG "that is longer than a request can be, 65536 bytes"
@@ -224,9 +224,9 @@ static bool has_version(const char *line) {
     return slash > line && *slash == '/' && isdigit((unsigned char)slash[1]);
 }
 
-/* Queues what was typed as a request, and returns what is wrong with it, or NULL. The verb may be in
- * any case (of ASCII alone: what is upper case may depend on the language). The caller has seen to
- * it that there is room. */
+/* Queues what was typed as a request, and returns what is wrong with it, or NULL. The verb may be
+ * in any case (of ASCII alone: what is upper case may depend on the language). The caller has seen
+ * to it that there is room. */
 static const char *request_queue(const char *line, size_t len) {
     for (; *line == ' '; line++) len--;
     size_t prefix = has_version(line) ? 0 : strlen("KV/1.0 ");
@@ -424,9 +424,9 @@ static void terminal_restore(void) {
     terminal_is_raw = false;
 }
 
-/* Keys one by one, and no echo; but Ctrl-C and Ctrl-Z are signals as always. VMIN is 0, for read()
- * to return where there is nothing: Ctrl-C takes back what was typed before it, even between the
- * select() that promised it and the read(), and a read() with signals blocked would wait for ever. */
+/* Keys one by one, and no echo; but Ctrl-C and Ctrl-Z are signals as always. With VMIN 0,
+ * read() returns where there is nothing: Ctrl-C takes back what was typed before it, even between
+ * select(), which promised it, and read(), which would then wait for ever with signals blocked. */
 static void terminal_raw(void) {
     if (tcgetattr(STDIN_FILENO, &terminal_saved) < 0) DIE("tcgetattr: %s", strerror(errno));
     struct termios raw = terminal_saved;
@@ -482,9 +482,9 @@ static size_t key_decode(const char *p, size_t len, int *key) {
 
 /* == 7. Editor ====================================================================================
  *
- * The line being typed. It's edited by character, which in UTF-8 is up to four bytes, and marks that
- * have no width of their own go with the character before. A line too long for the terminal is shown
- * in part, around the cursor. */
+ * The line being typed. It's edited by character, which in UTF-8 is up to four bytes, and marks
+ * that have no width of their own go with the character before. A line too long for the terminal is
+ * shown in part, around the cursor. */
 
 #define PROMPT "KVSS> "
 
@@ -723,8 +723,9 @@ static void prompt_signals(void) {
     sigprocmask(SIG_BLOCK, &blocked, NULL);
 }
 
-/* Lets a signal do what it does, with the terminal restored. Only Ctrl-Z comes back from it: when the
- * client goes on, or where nobody could make it go on, at once (POSIX: orphaned process group). */
+/* Lets a signal do what it does, with the terminal restored. Only Ctrl-Z comes back from it:
+ * when the client goes on, or where nobody could make it go on, at once (POSIX: orphaned process
+ * group). */
 static void prompt_obey(int signal) {
     struct sigaction usual = {.sa_handler = SIG_DFL};
     sigset_t set;
@@ -761,7 +762,8 @@ static bool prompt_keys(void) {
     return true;
 }
 
-/* False: the terminal is gone. It says so by nothing to read, as above, but has no settings either. */
+/* False: the terminal is gone. It says so by nothing to read, as above, but has no settings
+ * either. */
 static bool prompt_read(void) {
     struct termios settings;
     ssize_t n = read(STDIN_FILENO, keys.bytes + keys.len, sizeof keys.bytes - keys.len);
@@ -798,7 +800,7 @@ static int prompt_run(void) {
     return EXIT_SUCCESS;
 }
 
-/* == 9. Start ===================================================================================== */
+/* == 9. Start ================================================================================== */
 
 static void option_set(struct option *o, const char *value) {
     char *end;
@@ -835,8 +837,8 @@ static char **options_read(char **words) {
     return words;
 }
 
-/* HOST PORT may come before the command: two words, of which the second is a number and the first no
- * command. */
+/* HOST PORT may come before the command: two words, of which the second is a number and the first
+ * no command. */
 static char **operands_read(char **words) {
     for (int i = 0; i < COMMANDS; i++)
         if (words[0] && !strcasecmp(words[0], commands[i].verb)) return words;
