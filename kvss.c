@@ -424,7 +424,7 @@ static struct {
     long clients;          /* connected */
     int listener, spare;   /* descriptors; the spare one gives way when none is left */
     int top;               /* no client has a higher descriptor */
-    sigset_t signals;      /* blocked while select() waits */
+    sigset_t signals;      /* blocked while pselect() waits: not those that stop */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
 } server = {.listener = -1, .spare = -1};
 
@@ -561,7 +561,7 @@ static struct client {
     bool blocked;           /* the socket takes no more for now */
     bool skipping;          /* the rest of the line belongs to a request already refused */
     int reasons;            /* logged so far */
-    uint64_t active;        /* when a request was last answered or a reply taken */
+    uint64_t active;        /* when it last got an answer, took a reply, or began LINGERING */
     struct buf out;         /* replies */
     char *in;               /* requests, REQUEST_MAX bytes */
     size_t in_len, scanned; /* scanned: bytes known to hold no LF. Each is looked at once */
@@ -672,6 +672,7 @@ static void client_settle(struct client *c) {
     if (c->phase == ENDING) client_close(c, "");
     if (c->phase != QUITTING) return;
     c->phase = LINGERING;
+    c->active = server.now; /* LINGER_MS from now, however long it was idle before kvss stops */
     if (shutdown(client_fd(c), SHUT_WR) < 0) client_close(c, strerror(errno));
 }
 

@@ -261,6 +261,23 @@ reply $BYE"
     ended "$PID"
 }
 
+@test "a signal to stop: a client idle for long gets its time to close, too" {
+    serve
+    hold idle
+    wait_until 10 grep -q ' connect ' "$LOG"
+    pid=$PID log=$LOG
+    # A client of another server tells when a second has gone by.
+    serve -t 1
+    exec 8<>"/dev/tcp/127.0.0.1/$PORT"
+    wait_until 20 grep -q ' idle$' "$LOG"
+    exec 8>&-
+    kill -s TERM "$pid"
+    wait_until 10 grep -q ' stop SIGTERM$' "$log"
+    release
+    ended "$pid"
+    grep -q ' disconnect 127\.0\.0\.1:[0-9]*$' "$log" # it closed; it was not cut off
+}
+
 @test "a signal to stop: half a request is not answered" {
     serve
     hold half
