@@ -4,11 +4,12 @@
  *     2. Events     what the operator reads on stderr
  *     3. Store      the hash table
  *     4. Replies    the table of statuses
- *     5. Commands   PUT GET DEL STATS QUIT
- *     6. Requests   a line becomes a reply; the table of commands
- *     7. Clients    a connection: read, run, write, close
- *     8. Loop       select(), accept, stop
- *     9. Start      the table of options, the listening socket, main
+ *     5. State      what is known of the server and of each client
+ *     6. Commands   PUT GET DEL STATS QUIT
+ *     7. Requests   a line becomes a reply; the table of commands
+ *     8. Clients    a connection: read, run, write, close
+ *     9. Loop       select(), accept, stop
+ *    10. Start      the table of options, the listening socket, main
  *
  * A request goes down the file and never back up:
  *
@@ -16,8 +17,8 @@
  *                                                                          |
  *     send <- client's out buffer <--------- reply("200 OK ...") <---------+
  *
- * docs/protocol.md says what the lines mean. A new command is one function in chapter 5 and one
- * row of the table in chapter 6. C99 and POSIX.1-2008, nothing else. */
+ * docs/protocol.md says what the lines mean. A new command is one function in Commands and one row
+ * of the table in Requests. C99 and POSIX.1-2008, nothing else. */
 #define _POSIX_C_SOURCE 200809L
 
 #include <errno.h>
@@ -403,18 +404,30 @@ static void reply(struct buf *out, enum status status, struct str data) {
     buf_append(out, STR("\n"));
 }
 
-/* == 5. Commands ==================================================================================
+/* == 5. State =====================================================================================
  *
- * A command is a function. It gets a request whose form was checked, does what it asks, and returns
- * the status for the reply, with data for it in the request where there is some. */
+ * What is known between two turns of the loop: of the server, and of each client. A command sees it
+ * through the request that it gets. What becomes of a client is told in chapter 8. */
 
-struct request {
-    struct store *store;
-    struct str key, value; /* the arguments; one that was not given is empty */
-    struct str data;       /* for the reply; good until the store changes */
-    struct str reason;     /* why it's refused, in words; else empty */
-    bool quit;             /* close the connection after the reply */
-};
+enum phase { CLOSED, OPEN, ENDING, QUITTING, LINGERING };
+
+enum { ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535" };
+
+static struct client {
+    enum phase phase;
+    struct store *store;    /* that its requests are about */
+    bool pending;           /* whole lines may be left in the buffer: OUTPUT_MAX came first */
+    bool blocked;           /* the socket takes no more for now */
+    bool skipping;          /* the rest of the line belongs to a request already refused */
+    int reasons;            /* logged so far */
+    uint64_t active;        /* when it last got an answer, took a reply, or began LINGERING */
+    struct buf out;         /* replies */
+    char *in;               /* requests, REQUEST_MAX bytes */
+    size_t in_len, scanned; /* scanned: bytes known to hold no LF. Each is looked at once */
+    char name[ADDRESS_MAX]; /* 127.0.0.1:48106 */
+} clients[FD_SETSIZE];      /* by descriptor */
+
+static int client_fd(const struct client *c) { return (int)(c - clients); }
 
 static struct {
     uint64_t started, now; /* milliseconds of the monotonic clock; now: when this turn began */
@@ -427,6 +440,20 @@ static struct {
     sigset_t signals;      /* blocked while pselect() waits: not those that stop */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
 } server = {.listener = -1, .spare = -1};
+
+/* == 6. Commands ==================================================================================
+ *
+ * A command is a function. It gets a request whose form was checked, does what it asks, and returns
+ * the status for the reply, with data for it in the request where there is some. */
+
+struct request {
+    struct client *client;
+    struct store *store;   /* the client's */
+    struct str key, value; /* the arguments; one that was not given is empty */
+    struct str data;       /* for the reply; good until the store changes */
+    struct str reason;     /* why it's refused, in words; else empty */
+    bool close;            /* close the connection after the reply */
+};
 
 static enum status command_put(struct request *r) {
     enum stored stored = store_put(r->store, r->key, r->value);
@@ -444,12 +471,13 @@ static enum status command_del(struct request *r) {
 static enum status command_stats(struct request *r); /* below the table, whose counts it shows */
 
 static enum status command_quit(struct request *r) {
-    r->quit = true;
+    if (options[QUIT_STOPS].value) server.stopping = "QUIT";
+    r->close = true;
     r->data = STR("bye");
     return OK;
 }
 
-/* == 6. Requests ==================================================================================
+/* == 7. Requests ==================================================================================
  *
  *     request = "KV/1.0" SP verb [SP key [SP value]]
  *
@@ -527,7 +555,7 @@ static enum status request_run(struct request *r, struct str line) {
     return status == BAD_REQUEST ? request_bad(r, command->reason) : status;
 }
 
-/* == 7. Clients ===================================================================================
+/* == 8. Clients ===================================================================================
  *
  * A client is a small state machine. While it's OPEN, what it sends is read into its in buffer and
  * every whole line there is run; the replies gather in out and leave together. TCP carries a stream
@@ -542,35 +570,17 @@ static enum status request_run(struct request *r, struct str line) {
  * then read and drop what comes until the client closes. After a close() with something unread, TCP
  * sends a reset, which can overtake "200 OK bye" and destroy it (RFC 1122, section 4.2.2.13). */
 
-enum phase { CLOSED, OPEN, ENDING, QUITTING, LINGERING };
-
 enum {
     REQUEST_MAX = 65536, /* bytes of a line with its LF */
     READ_MAX = 16384,    /* bytes: some 250 small requests */
     OUTPUT_MAX = 32768,  /* bytes of replies: with more of them waiting, no request is run */
     LINGER_MS = 1000,    /* to close after QUIT, and for all clients when kvss stops */
     REASONS_MAX = 20,    /* that are logged of one client, which could fill the disk with them */
-    ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535"
 };
 
 static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reach */
 
-static struct client {
-    enum phase phase;
-    bool pending;           /* whole lines may be left in the buffer: OUTPUT_MAX came first */
-    bool blocked;           /* the socket takes no more for now */
-    bool skipping;          /* the rest of the line belongs to a request already refused */
-    int reasons;            /* logged so far */
-    uint64_t active;        /* when it last got an answer, took a reply, or began LINGERING */
-    struct buf out;         /* replies */
-    char *in;               /* requests, REQUEST_MAX bytes */
-    size_t in_len, scanned; /* scanned: bytes known to hold no LF. Each is looked at once */
-    char name[ADDRESS_MAX]; /* 127.0.0.1:48106 */
-} clients[FD_SETSIZE];      /* by descriptor */
-
 static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost no memory */
-
-static int client_fd(const struct client *c) { return (int)(c - clients); }
 
 static void client_close(struct client *c, const char *why) {
     event("disconnect", c->name, str_of(why));
@@ -582,7 +592,7 @@ static void client_close(struct client *c, const char *why) {
 
 /* Runs a line and appends the reply. If there is a reason, it's not run: 400. */
 static void client_answer(struct client *c, struct str line, const char *reason) {
-    struct request r = {&store, STR(""), STR(""), STR(""), str_of(reason), false};
+    struct request r = {c, c->store, STR(""), STR(""), STR(""), str_of(reason), false};
     server.served++;
     c->active = server.now;
     if (options[VERBOSE].value) event("request", c->name, line);
@@ -593,8 +603,7 @@ static void client_answer(struct client *c, struct str line, const char *reason)
     reply(&c->out, status, r.data);
     struct str sent = {c->out.bytes + before, c->out.len - before - 1};
     if (options[VERBOSE].value) event("reply", c->name, sent);
-    if (r.quit) c->phase = QUITTING;
-    if (r.quit && options[QUIT_STOPS].value) server.stopping = "QUIT";
+    if (r.close) c->phase = QUITTING;
 }
 
 /* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a
@@ -683,7 +692,7 @@ static uint64_t client_deadline(const struct client *c) {
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
 
-/* == 8. Loop ======================================================================================
+/* == 9. Loop ======================================================================================
  *
  * A turn of the loop: wait until something can be done at once; read from everybody who has sent
  * something, and run it; then send. select() takes sets of descriptors and leaves in them those
@@ -715,7 +724,7 @@ static void address_name(const struct sockaddr_storage *address, socklen_t len, 
  * line fits and send() does not wait. TCP_NODELAY: replies leave at once. SO_KEEPALIVE: a peer gone
  * without a word is noticed in the end. Both are good to have, and not having them is no error. */
 static void loop_admit(int fd, const struct sockaddr_storage *address, socklen_t size) {
-    struct client c = {.phase = OPEN, .active = server.now};
+    struct client c = {.phase = OPEN, .store = &store, .active = server.now};
     int on = 1;
     address_name(address, size, c.name);
     bool room = server.spare >= 0 && fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
@@ -845,7 +854,7 @@ static void loop_run(void) {
     event("goodbye", "", STR(""));
 }
 
-/* == 9. Start =====================================================================================
+/* == 10. Start ====================================================================================
  *
  * The options, the socket, the loop. What goes wrong before the loop is told in one line, with exit
  * status 2 where the command line is at fault and 1 where the system is. */
