@@ -10,9 +10,10 @@ PREFIX   ?= /usr/local
 STANDARD  = -std=c99 -Wall -Wextra -Wpedantic
 PROGRAMS = kvss kvss_client
 
-# Those flags that the compiler takes without a word.
 HARDENING = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong \
             -fPIE -pie -Wl,-z,relro,-z,now
+
+# takes FLAG: the flag, if the compiler takes it without a word.
 takes = $(shell d=$$(mktemp -d); echo 'int main(void) { return 0; }' >$$d/a.c; \
 	test -z "$$($(CC) -O2 $(1) -include errno.h -o $$d/a $$d/a.c 2>&1)" && echo '$(1)'; rm -r $$d)
 
@@ -22,10 +23,13 @@ else
 CFLAGS := -O2 $(foreach flag,$(HARDENING),$(call takes,$(flag)))
 endif
 
+# crypt() is in a library of its own, or in libc.
+kvss: LDLIBS := $(call takes,-lcrypt)
+
 all: $(PROGRAMS)
 
 $(PROGRAMS): %: %.c .flags
-	$(CC) $(STANDARD) $(CFLAGS) $(LDFLAGS) -o $@ $<
+	$(CC) $(STANDARD) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LDLIBS)
 
 # Holds the flags of the last build, and is written only when they are others.
 .flags: always

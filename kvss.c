@@ -6,10 +6,11 @@
  *     4. Replies    the table of statuses
  *     5. State      what is known of the server and of each client
  *     6. Commands   PUT GET DEL STATS QUIT
- *     7. Requests   a line becomes a reply; the table of commands
- *     8. Clients    a connection: read, run, write, close
- *     9. Loop       select(), accept, stop
- *    10. Start      the table of options, the listening socket, main
+ *     7. Roles      beyond the lab: a store for each client, managers
+ *     8. Requests   a line becomes a reply; the table of commands
+ *     9. Clients    a connection: read, run, write, close
+ *    10. Loop       select(), accept, stop
+ *    11. Start      the table of options, the listening socket, main
  *
  * A request goes down the file and never back up:
  *
@@ -35,13 +36,28 @@
 #include <string.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #define KVSS_VERSION "1.0.0"
 
 /* What the command line can set. Value and text are the defaults until it does. */
-enum { HOST, PORT, TIMEOUT, CLIENTS, EXPLAIN, QUIT_STOPS, VERBOSE, QUIET, HELP, VERSION, OPTIONS };
+enum {
+    HOST,
+    PORT,
+    TIMEOUT,
+    CLIENTS,
+    PRIVATE,
+    MANAGERS,
+    EXPLAIN,
+    QUIT_STOPS,
+    VERBOSE,
+    QUIET,
+    HELP,
+    VERSION,
+    OPTIONS
+};
 
 static struct option {
     char letter;
@@ -54,6 +70,8 @@ static struct option {
     [PORT] = {'p', "port", "PORT", 65535, 9000, NULL, "port to listen on, 0 for a free one"},
     [TIMEOUT] = {'t', "timeout", "SECONDS", 1000000, 0, NULL, "close idle clients, 0 for never"},
     [CLIENTS] = {'m', "max-clients", "N", FD_SETSIZE, FD_SETSIZE, NULL, "serve N at a time"},
+    [PRIVATE] = {'P', "private", NULL, 1, 0, NULL, "give each connection a store of its own"},
+    [MANAGERS] = {'M', "managers", "FILE", 0, 0, "", "who can AUTH, a line each: name:hash"},
     [EXPLAIN] = {'e', "explain", NULL, 1, 0, NULL, "let 400 and 426 say why"},
     [QUIT_STOPS] = {'Q', "quit-stops-server", NULL, 1, 0, NULL, "let QUIT stop the server too"},
     [VERBOSE] = {'v', "verbose", NULL, 1, 0, NULL, "log every request and its reply"},
@@ -211,7 +229,11 @@ static void event(const char *what, const char *whom, struct str text) {
  * The hash is SipHash-1-3 (Aumasson and Bernstein, 2012) with a random seed. If clients could
  * compute it, they could choose keys that share a home, and every look-up would pass them all. */
 
-enum { TABLES = 256, TABLE_MIN = 8 }; /* TABLE_MIN: slots to begin with */
+enum {
+    TABLES = 256,
+    TABLE_MIN = 8, /* slots to begin with */
+    KEY_MAX = 250, /* bytes; entry.key_len has to hold it */
+};
 
 struct entry { /* one allocation, sized exactly */
     uint32_t value_len;
@@ -232,7 +254,8 @@ struct table {
 static struct store {
     struct table tables[TABLES];
     unsigned long long keys, bytes; /* bytes: of all entries */
-} store;
+    struct store *next;             /* of the list that it's in, if any */
+} store;                            /* the one that all share */
 
 static uint64_t store_seed[2];
 
@@ -379,15 +402,32 @@ static bool store_del(struct store *st, struct str key) {
  * data if there is any. For a program, the first digit is enough: 2 it's done, 4 the client has to
  * change something, 5 the server failed. The codes are HTTP's (RFC 9110, section 15). */
 
-enum status { OK, CREATED, NO_CONTENT, BAD_REQUEST, NOT_FOUND, UPGRADE, SERVER_ERROR, UNAVAILABLE };
+enum status {
+    OK,
+    CREATED,
+    NO_CONTENT,
+    BAD_REQUEST,
+    UNAUTHORIZED,
+    FORBIDDEN,
+    NOT_FOUND,
+    CONFLICT,
+    UPGRADE,
+    TOO_MANY_REQUESTS,
+    SERVER_ERROR,
+    UNAVAILABLE
+};
 
 static const struct str statuses[] = {
     [OK] = {TEXT("200 OK")},
     [CREATED] = {TEXT("201 CREATED")},
     [NO_CONTENT] = {TEXT("204 NO_CONTENT")},
     [BAD_REQUEST] = {TEXT("400 BAD_REQUEST")},
+    [UNAUTHORIZED] = {TEXT("401 UNAUTHORIZED")},
+    [FORBIDDEN] = {TEXT("403 FORBIDDEN")},
     [NOT_FOUND] = {TEXT("404 NOT_FOUND")},
+    [CONFLICT] = {TEXT("409 CONFLICT")},
     [UPGRADE] = {TEXT("426 UPGRADE_REQUIRED")},
+    [TOO_MANY_REQUESTS] = {TEXT("429 TOO_MANY_REQUESTS")},
     [SERVER_ERROR] = {TEXT("500 SERVER_ERROR")},
     [UNAVAILABLE] = {TEXT("503 SERVICE_UNAVAILABLE")},
 };
@@ -407,7 +447,7 @@ static void reply(struct buf *out, enum status status, struct str data) {
 /* == 5. State =====================================================================================
  *
  * What is known between two turns of the loop: of the server, and of each client. A command sees it
- * through the request that it gets. What becomes of a client is told in chapter 8. */
+ * through the request that it gets. What becomes of a client is told in chapter 9. */
 
 enum phase { CLOSED, OPEN, ENDING, QUITTING, LINGERING };
 
@@ -416,7 +456,9 @@ enum { ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535" };
 static struct client {
     enum phase phase;
     struct store *store;    /* that its requests are about */
-    bool pending;           /* whole lines may be left in the buffer: OUTPUT_MAX came first */
+    bool manager;           /* AUTH has made it one; see Roles */
+    int failures;           /* of AUTH */
+    bool pending;           /* whole lines may be left in the buffer: enough were run this turn */
     bool blocked;           /* the socket takes no more for now */
     bool skipping;          /* the rest of the line belongs to a request already refused */
     int reasons;            /* logged so far */
@@ -448,11 +490,12 @@ static struct {
 
 struct request {
     struct client *client;
-    struct store *store;   /* the client's */
+    struct store *store;   /* the client's, or with MANAGE another's */
     struct str key, value; /* the arguments; one that was not given is empty */
     struct str data;       /* for the reply; good until the store changes */
     struct str reason;     /* why it's refused, in words; else empty */
     bool close;            /* close the connection after the reply */
+    bool slow;             /* it took long: the client's next request waits for the next turn */
 };
 
 static enum status command_put(struct request *r) {
@@ -477,27 +520,203 @@ static enum status command_quit(struct request *r) {
     return OK;
 }
 
-/* == 7. Requests ==================================================================================
+/* == 7. Roles =====================================================================================
+ *
+ * Beyond the lab. With --private, each connection has a store of its own, as long as it lasts. A
+ * client is a guest, until AUTH makes it a manager; MANAGE lets a manager run a command on the store
+ * of another, who is known by the port that its end of the connection has.
+ *
+ * The file of --managers has no passwords, only hashes of them (POSIX, crypt()): nobody gets from
+ * the hash back to the password but by guessing, and to hash one guess takes milliseconds. For that
+ * time the loop serves nobody. So guesses are limited, for each client and for all together. */
+
+enum {
+    PASSWORD_MAX = 250, /* bytes: to hash more takes longer */
+    FAILURES_MAX = 3,   /* of AUTH, on one connection */
+    CHECKS_MAX = 10,    /* passwords hashed in any second, whoever asks */
+    SWEEP_MAX = 1024,   /* slots freed in a turn, or a few more */
+};
+
+/* POSIX has it in unistd.h, as XSI; glibc's unistd.h has not, since 2.28. */
+char *crypt(const char *password, const char *setting);
+
+static struct manager {
+    struct manager *next;
+    char *name, *hash;
+} * managers;
+
+static unsigned managers_count;
+
+static struct store *retired; /* stores of connections that are closed */
+
+/* The store for a new connection. NULL: out of memory. */
+static struct store *store_open(void) {
+    return options[PRIVATE].value ? calloc(1, sizeof(struct store)) : &store;
+}
+
+/* To free a million entries takes a while, and others would have to wait. So it's done in steps. */
+static void store_close(struct store *st) {
+    if (st == &store) return;
+    st->next = retired;
+    retired = st;
+}
+
+/* A step, each turn of the loop. */
+static void store_sweep(void) {
+    struct store *st = retired;
+    uint32_t swept = 0;
+    for (int i = 0; st && i < TABLES; i++) {
+        struct table *t = &st->tables[i];
+        if (swept > SWEEP_MAX) return;
+        for (struct slot *s = t->slots; s < t->slots + t->size; s++) free(s->entry);
+        free(t->slots);
+        swept += t->size;
+        *t = (struct table){NULL, 0, 0};
+    }
+    if (st) retired = st->next;
+    free(st);
+}
+
+/* Adds a line of the managers' file. Returns what is wrong with it, or NULL. */
+static const char *manager_add(const char *line) {
+    struct str name = {line, strcspn(line, ":")};
+    if (line[name.len] != ':') return "not name:hash";
+    if (name.len == 0 || name.len > KEY_MAX || str_has_control(name) || !str_is_text(name) ||
+        memchr(name.bytes, ' ', name.len))
+        return "a name is 1 to 250 bytes, without a space";
+    const char *hash = line + name.len + 1, *again = crypt("", hash);
+    if (!again || again[0] == '*' || strlen(again) != strlen(hash))
+        return "not a hash of crypt(3); openssl passwd -6 prints one";
+    for (struct manager *m = managers; m; m = m->next)
+        if (str_equal(name, str_of(m->name))) return "that name was there before";
+    struct manager *m = malloc(sizeof *m);
+    char *copy = strdup(line);
+    if (!m || !copy) return "out of memory";
+    copy[name.len] = '\0';
+    *m = (struct manager){managers, copy, copy + name.len + 1};
+    managers = m;
+    managers_count++;
+    return NULL;
+}
+
+/* At the start. Whoever can read the file can guess at home, as fast as they like. */
+static void managers_read(const char *path) {
+    struct stat about;
+    char line[1024];
+    FILE *file = fopen(path, "r");
+    if (!file || fstat(fileno(file), &about) < 0)
+        DIE(EXIT_FAILURE, "%s: %s", path, strerror(errno));
+    if (about.st_mode & (S_IRWXG | S_IRWXO))
+        DIE(EXIT_FAILURE, "%s is open to others; type: chmod 600 '%s'", path, path);
+    for (int number = 1; fgets(line, sizeof line, file); number++) {
+        bool whole = strchr(line, '\n') || feof(file);
+        line[strcspn(line, "\r\n")] = '\0';
+        if (line[0] == '#' || !line[strspn(line, " \t")]) continue;
+        const char *wrong = whole ? manager_add(line) : "too long";
+        if (wrong) DIE(EXIT_FAILURE, "%s, line %d: %s", path, number, wrong);
+    }
+    if (ferror(file)) DIE(EXIT_FAILURE, "%s: %s", path, strerror(errno));
+    fclose(file);
+}
+
+/* An unknown name is hashed as well, like that of some manager, always the same: else the time that
+ * the answer takes would tell which names are known. */
+static bool manager_check(struct str name, struct str password) {
+    char text[PASSWORD_MAX + 1];
+    struct manager *m = managers, *known = managers;
+    if (!managers) return false;
+    while (known && !str_equal(name, str_of(known->name))) known = known->next;
+    for (uint64_t i = store_hash(name) % managers_count; i > 0; i--) m = m->next;
+    if (known) m = known;
+    memcpy(text, password.bytes, password.len);
+    text[password.len] = '\0';
+    const char *hash = crypt(text, m->hash);
+    return hash && strcmp(hash, m->hash) == 0 && known;
+}
+
+static enum status command_whoami(struct request *r) {
+    static char text[sizeof "manager 65535"];
+    const char *role = r->client->manager ? "manager" : "guest";
+    snprintf(text, sizeof text, "%s %s", role, strrchr(r->client->name, ':') + 1);
+    r->data = str_of(text);
+    return OK;
+}
+
+static enum status command_auth(struct request *r) {
+    static uint64_t checks[CHECKS_MAX]; /* when the last were made, or 0; the oldest is next */
+    static unsigned next;
+    struct client *c = r->client;
+    if (r->value.len > PASSWORD_MAX) return BAD_REQUEST;
+    if (checks[next] && server.now - checks[next] < 1000) return TOO_MANY_REQUESTS;
+    checks[next] = server.now;
+    next = (next + 1) % CHECKS_MAX;
+    r->slow = true;
+    if (manager_check(r->key, r->value)) {
+        c->manager = true;
+        event("manager", c->name, r->key);
+        r->data = STR("manager");
+        return OK;
+    }
+    event("refuse", c->name, STR("wrong name or password")); /* perhaps both in the wrong place */
+    r->close = ++c->failures >= FAILURES_MAX;
+    return UNAUTHORIZED;
+}
+
+/* Finds the client that is meant by a port, or by an address and a port, as WHOAMI and the log show
+ * it. CONFLICT: two hosts use that port. */
+static enum status client_find(struct str who, struct client **found) {
+    *found = NULL;
+    for (struct client *c = clients; c <= clients + server.top; c++) {
+        if (c->phase == CLOSED || !c->store) continue;
+        struct str name = str_of(c->name), port = str_of(strrchr(c->name, ':') + 1);
+        if (!str_equal(who, name) && !str_equal(who, port)) continue;
+        if (*found) return CONFLICT;
+        *found = c;
+    }
+    return *found ? OK : NOT_FOUND;
+}
+
+static enum status request_run_inner(struct request *r, struct str rest); /* below the table */
+
+static enum status command_manage(struct request *r) {
+    struct client *other;
+    struct str who = r->key, rest = r->value;
+    enum status status = client_find(who, &other);
+    if (status != OK) return status;
+    r->store = other->store;
+    r->key = r->value = STR("");
+    return request_run_inner(r, rest);
+}
+
+/* == 8. Requests ==================================================================================
  *
  *     request = "KV/1.0" SP verb [SP key [SP value]]
  *
  * The table of commands is the heart of the program. A line is compared with it from left to right,
  * and the first thing that's wrong decides: one request has one answer. */
 
-enum { KEY_MAX = 250 }; /* bytes; entry.key_len has to hold it */
+enum kind { GENERAL, ON_STORE, FOR_MANAGERS }; /* ON_STORE: MANAGE can run it, too */
 
 static struct command {
     const char *verb;
+    enum kind kind;
     int least, most; /* arguments; a second one is the rest of the line, spaces and all */
     enum status (*run)(struct request *);
     const char *usage, *reason; /* reason: what to say where there are too few or too many */
     unsigned long long count;   /* requests so far */
 } commands[] = {
-    {"PUT", 2, 2, command_put, "PUT key value", "PUT needs a key and a value", 0},
-    {"GET", 1, 1, command_get, "GET key", "GET needs a key and nothing more", 0},
-    {"DEL", 1, 1, command_del, "DEL key", "DEL needs a key and nothing more", 0},
-    {"STATS", 0, 1, command_stats, "STATS [all]", "STATS takes nothing or the word all", 0},
-    {"QUIT", 0, 0, command_quit, "QUIT", "QUIT takes nothing", 0},
+    {"PUT", ON_STORE, 2, 2, command_put, "PUT key value", "PUT needs a key and a value", 0},
+    {"GET", ON_STORE, 1, 1, command_get, "GET key", "GET needs a key and nothing more", 0},
+    {"DEL", ON_STORE, 1, 1, command_del, "DEL key", "DEL needs a key and nothing more", 0},
+    {"STATS", GENERAL, 0, 1, command_stats, "STATS [all]", "STATS takes nothing or the word all",
+     0},
+    {"QUIT", GENERAL, 0, 0, command_quit, "QUIT", "QUIT takes nothing", 0},
+    /* Beyond the lab: */
+    {"WHOAMI", GENERAL, 0, 0, command_whoami, "WHOAMI", "WHOAMI takes nothing", 0},
+    {"AUTH", GENERAL, 2, 2, command_auth, "AUTH user password",
+     "AUTH needs a user and a password of up to 250 bytes", 0},
+    {"MANAGE", FOR_MANAGERS, 2, 2, command_manage, "MANAGE port PUT|GET|DEL key [value]",
+     "MANAGE needs a port and a PUT, GET or DEL", 0},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -531,19 +750,9 @@ static enum status command_stats(struct request *r) {
     return OK;
 }
 
-static enum status request_run(struct request *r, struct str line) {
-    struct str version, verb, rest = line;
-    bool more = str_field(&rest, &version);
-    if (!str_equal(version, STR("KV/1.0"))) {
-        r->reason = STR("a request begins with KV/1.0 and a space");
-        return UPGRADE;
-    }
-    if (!str_is_text(line)) return request_bad(r, "the line is not UTF-8, or has a NUL in it");
-    if (!more) return request_bad(r, "the verb is missing");
-    more = str_field(&rest, &verb);
-    struct command *command = request_command(verb);
-    if (!command) return request_bad(r, "there is no such verb; verbs are upper case");
-    command->count++;
+/* Runs the command with the arguments that rest has, if there are more. */
+static enum status request_apply(struct request *r, struct command *command, bool more,
+                                 struct str rest) {
     int given = more;
     if (more && str_field(&rest, &r->key)) r->value = rest, given++;
     if (given < command->least || given > command->most) return request_bad(r, command->reason);
@@ -552,10 +761,47 @@ static enum status request_run(struct request *r, struct str line) {
     if (r->key.len > KEY_MAX) return request_bad(r, "the key is longer than 250 bytes");
     if (str_has_control(r->key)) return request_bad(r, "the key has a control character in it");
     enum status status = command->run(r);
-    return status == BAD_REQUEST ? request_bad(r, command->reason) : status;
+    return status == BAD_REQUEST && !r->reason.len ? request_bad(r, command->reason) : status;
 }
 
-/* == 8. Clients ===================================================================================
+/* What MANAGE is to run. */
+static enum status request_run_inner(struct request *r, struct str rest) {
+    struct str verb;
+    bool more = str_field(&rest, &verb);
+    struct command *command = request_command(verb);
+    if (!command || command->kind != ON_STORE) return BAD_REQUEST;
+    return request_apply(r, command, more, rest);
+}
+
+static enum status request_run(struct request *r, struct str line) {
+    struct str version, verb = STR(""), rest = line;
+    bool has_verb = str_field(&rest, &version);
+    if (!str_equal(version, STR("KV/1.0"))) {
+        r->reason = STR("a request begins with KV/1.0 and a space");
+        return UPGRADE;
+    }
+    bool more = has_verb && str_field(&rest, &verb);
+    struct command *command = request_command(verb);
+    if (command) command->count++;
+    if (command && command->kind == FOR_MANAGERS && !r->client->manager) return FORBIDDEN;
+    if (!str_is_text(line)) return request_bad(r, "the line is not UTF-8, or has a NUL in it");
+    if (!has_verb) return request_bad(r, "the verb is missing");
+    if (!command) return request_bad(r, "there is no such verb; verbs are upper case");
+    return request_apply(r, command, more, rest);
+}
+
+/* What of a line may be logged. A password must not be, even if what came before it is misspelt. */
+static struct str request_shown(struct str line) {
+    struct str version, verb = STR(""), rest = line;
+    if (str_field(&rest, &version)) str_field(&rest, &verb);
+    struct command *command = request_command(verb);
+    bool is_auth = command && command->run == command_auth;
+    if (is_auth) return (struct str){line.bytes, version.len + 1 + verb.len};
+    bool is_known = command && str_equal(version, STR("KV/1.0"));
+    return is_known || !managers ? line : version;
+}
+
+/* == 9. Clients ===================================================================================
  *
  * A client is a small state machine. While it's OPEN, what it sends is read into its in buffer and
  * every whole line there is run; the replies gather in out and leave together. TCP carries a stream
@@ -585,17 +831,19 @@ static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost 
 static void client_close(struct client *c, const char *why) {
     event("disconnect", c->name, str_of(why));
     close(client_fd(c));
+    store_close(c->store);
     free(c->out.bytes);
     *c = (struct client){.phase = CLOSED};
     server.clients--;
 }
 
-/* Runs a line and appends the reply. If there is a reason, it's not run: 400. */
-static void client_answer(struct client *c, struct str line, const char *reason) {
-    struct request r = {c, c->store, STR(""), STR(""), STR(""), str_of(reason), false};
+/* Runs a line and appends the reply. If there is a reason, it's not run: 400. False: enough for one
+ * turn of the loop. */
+static bool client_answer(struct client *c, struct str line, const char *reason) {
+    struct request r = {c, c->store, STR(""), STR(""), STR(""), str_of(reason), false, false};
     server.served++;
     c->active = server.now;
-    if (options[VERBOSE].value) event("request", c->name, line);
+    if (options[VERBOSE].value) event("request", c->name, request_shown(line));
     enum status status = *reason ? BAD_REQUEST : request_run(&r, line);
     if (r.reason.len && c->reasons < REASONS_MAX) c->reasons++, event("bad", c->name, r.reason);
     if (r.reason.len && options[EXPLAIN].value) r.data = r.reason;
@@ -604,6 +852,7 @@ static void client_answer(struct client *c, struct str line, const char *reason)
     struct str sent = {c->out.bytes + before, c->out.len - before - 1};
     if (options[VERBOSE].value) event("reply", c->name, sent);
     if (r.close) c->phase = QUITTING;
+    return !r.slow;
 }
 
 /* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a
@@ -619,11 +868,13 @@ static void client_run_partial(struct client *c) {
     c->in_len = c->scanned = 0;
 }
 
-/* Runs the lines in the buffer, until the next is not whole or OUTPUT_MAX is reached. */
+/* Runs the lines in the buffer, until the next is not whole, or it's enough: OUTPUT_MAX of replies,
+ * or a slow request. */
 static void client_run(struct client *c) {
     size_t at = 0; /* where the next line begins */
+    bool enough = false;
     c->pending = true;
-    while (c->pending && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
+    while (!enough && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
         const char *line = c->in + at;
         const char *lf = memchr(line + c->scanned, '\n', c->in_len - at - c->scanned);
         c->pending = lf != NULL;
@@ -632,9 +883,9 @@ static void client_run(struct client *c) {
         at += len + 1;
         c->scanned = 0;
         if (len && lf[-1] == '\r') len--;
-        if (!c->skipping) client_answer(c, (struct str){line, len}, "");
+        if (!c->skipping) enough = !client_answer(c, (struct str){line, len}, "");
         c->skipping = false;
-        if (c->phase == QUITTING) at = c->in_len, c->pending = false;
+        if (c->phase == QUITTING) at = c->in_len, c->pending = false, enough = true;
     }
     c->in_len -= at;
     memmove(c->in, c->in + at, c->in_len);
@@ -692,7 +943,7 @@ static uint64_t client_deadline(const struct client *c) {
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
 
-/* == 9. Loop ======================================================================================
+/* == 10. Loop =====================================================================================
  *
  * A turn of the loop: wait until something can be done at once; read from everybody who has sent
  * something, and run it; then send. select() takes sets of descriptors and leaves in them those
@@ -724,11 +975,12 @@ static void address_name(const struct sockaddr_storage *address, socklen_t len, 
  * line fits and send() does not wait. TCP_NODELAY: replies leave at once. SO_KEEPALIVE: a peer gone
  * without a word is noticed in the end. Both are good to have, and not having them is no error. */
 static void loop_admit(int fd, const struct sockaddr_storage *address, socklen_t size) {
-    struct client c = {.phase = OPEN, .store = &store, .active = server.now};
+    struct client c = {.phase = OPEN, .store = store_open(), .active = server.now};
     int on = 1;
     address_name(address, size, c.name);
     bool room = server.spare >= 0 && fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
-    if (!room || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || !buf_reserve(&c.out, BUF_SIZE)) {
+    if (!room || !c.store || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || !buf_reserve(&c.out, BUF_SIZE)) {
+        if (c.store) store_close(c.store);
         server.refused++;
         event("refuse", c.name, STR("no room for one more client"));
         char line[REPLY_ROOM];
@@ -790,7 +1042,7 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
         if (client_deadline(c) < until) until = client_deadline(c);
         if (loop_finishes(c)) until = server.now;
     }
-    return until;
+    return retired ? server.now : until;
 }
 
 static void on_signal(int signal) { loop_signal = signal; }
@@ -837,6 +1089,7 @@ static void loop_turn(void) {
         client_settle(c);
         if (c->phase != CLOSED && client_deadline(c) <= server.now) client_close(c, "idle");
     }
+    store_sweep();
 }
 
 /* Until a signal ends it. Then those who wait are the last to be taken, and what has arrived is
@@ -854,7 +1107,7 @@ static void loop_run(void) {
     event("goodbye", "", STR(""));
 }
 
-/* == 10. Start ====================================================================================
+/* == 11. Start ====================================================================================
  *
  * The options, the socket, the loop. What goes wrong before the loop is told in one line, with exit
  * status 2 where the command line is at fault and 1 where the system is. */
@@ -909,8 +1162,11 @@ static void help_print(void) {
     for (struct option *o = options; o < options + OPTIONS; o++) {
         const char *argument = o->argument ? o->argument : "";
         printf("  -%c, --%s %-*s", o->letter, o->name, 22 - (int)strlen(o->name), argument);
-        printf(o->text ? "%s (%s)\n" : "%s", o->help, o->text);
-        if (!o->text) printf(o->argument ? " (%ld)\n" : "\n", o->value);
+        printf("%s", o->help);
+        if (o->text)
+            printf(" (%s)\n", *o->text ? o->text : "none");
+        else
+            printf(o->argument ? " (%ld)\n" : "\n", o->value);
     }
     printf("\nRequests, one a line:\n");
     for (int i = 0; i < COMMANDS; i++) printf("  KV/1.0 %s\n", commands[i].usage);
@@ -979,6 +1235,7 @@ int main(int argc, char **argv) {
     if (random < 0 || read(random, store_seed, sizeof store_seed) != sizeof store_seed)
         DIE(EXIT_FAILURE, "/dev/urandom: %s", strerror(errno));
     close(random);
+    if (*options[MANAGERS].text) managers_read(options[MANAGERS].text);
     start_signals();
     start_listening();
     server.started = server.now = clock_ms();

@@ -44,13 +44,18 @@
  * A verb that is not in the table of commands is sent all the same: the server decides. */
 
 static const struct command {
-    const char *verb, *usage, *help;
+    const char *verb;
+    int words; /* that have no spaces in them, before one that may */
+    const char *usage, *help;
 } commands[] = {
-    {"PUT", "put KEY VALUE", "store a value: 201 if the key is new, 200 if it was there"},
-    {"GET", "get KEY", "show the value, or 404"},
-    {"DEL", "del KEY", "delete the key: 204, or 404"},
-    {"STATS", "stats [all]", "show what the server counts"},
-    {"QUIT", "quit", "end the connection"},
+    {"PUT", 2, "put KEY VALUE", "store a value: 201 if the key is new, 200 if it was there"},
+    {"GET", 2, "get KEY", "show the value, or 404"},
+    {"DEL", 2, "del KEY", "delete the key: 204, or 404"},
+    {"STATS", 2, "stats [all]", "show what the server counts"},
+    {"QUIT", 1, "quit", "end the connection"},
+    {"WHOAMI", 1, "whoami", "show whether you are a guest or a manager, and your port"},
+    {"AUTH", 2, "auth USER PASSWORD", "become a manager"},
+    {"MANAGE", 4, "manage PORT COMMAND", "put, get or del on the store of the client there"},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -78,6 +83,12 @@ enum { EXIT_REFUSED = 1, EXIT_NO_REPLY = 2 }; /* 4xx or 5xx; none came */
 /* One line on stderr, and no reply. */
 #define DIE(...)                                                                                   \
     (fprintf(stderr, "kvss_client: " __VA_ARGS__), fputc('\n', stderr), exit(EXIT_NO_REPLY))
+
+static const struct command *command_find(const char *verb) {
+    for (const struct command *c = commands; c < commands + COMMANDS; c++)
+        if (!strcasecmp(verb, c->verb)) return c;
+    return NULL;
+}
 
 /* == 2. Network ===================================================================================
  *
@@ -215,6 +226,7 @@ static void server_connect(void) {
 /* == 3. Requests =============================================================================== */
 
 #define QUIT     "KV/1.0 QUIT\n"
+#define MANAGE   "MANAGE "
 #define TOO_LONG "that is longer than a request can be, 65536 bytes"
 
 /* "WRONG/1.0 GET test" brings a version of its own: letters, a slash, a digit. */
@@ -224,19 +236,28 @@ static bool has_version(const char *line) {
     return slash > line && *slash == '/' && isdigit((unsigned char)slash[1]);
 }
 
+/* Of ASCII alone: what is upper case may depend on the language. */
+static void upper_case(char *word, const char *end) {
+    for (; word < end && *word != ' '; word++)
+        if (*word >= 'a' && *word <= 'z') *word = (char)(*word - 'a' + 'A');
+}
+
 /* Queues what was typed as a request, and returns what is wrong with it, or NULL. The verb may be
- * in any case (of ASCII alone: what is upper case may depend on the language). The caller has seen
- * to it that there is room. */
+ * in any case, and so may the one that MANAGE is to run. The caller has seen to it that there is
+ * room. */
 static const char *request_queue(const char *line, size_t len) {
     for (; *line == ' '; line++) len--;
     size_t prefix = has_version(line) ? 0 : strlen("KV/1.0 ");
     if (prefix + len + 1 > REQUEST_MAX) return TOO_LONG;
-    char *bytes = server.out.bytes + server.out.end;
+    char *bytes = server.out.bytes + server.out.end, *end = bytes + prefix + len;
     memcpy(bytes, "KV/1.0 ", prefix);
     memcpy(bytes + prefix, line, len);
-    bytes[prefix + len] = '\n';
-    for (size_t i = prefix; prefix && i < prefix + len && bytes[i] != ' '; i++)
-        if (bytes[i] >= 'a' && bytes[i] <= 'z') bytes[i] = (char)(bytes[i] - 'a' + 'A');
+    *end = '\n';
+    if (prefix) upper_case(bytes + prefix, end);
+    if (prefix && len > strlen(MANAGE) && !memcmp(bytes + prefix, MANAGE, strlen(MANAGE))) {
+        char *space = memchr(bytes + prefix + strlen(MANAGE), ' ', len - strlen(MANAGE));
+        if (space) upper_case(space + 1, end);
+    }
     server.quit = prefix + len + 1 == strlen(QUIT) && !memcmp(bytes, QUIT, strlen(QUIT));
     server.out.end += prefix + len + 1;
     server.requests++;
@@ -255,10 +276,12 @@ static size_t request_read_stdin(char *bytes, size_t size) {
  * the line, or make other fields of it, is refused before anything is sent. */
 static void request_from_words(char **words) {
     static char line[2 * REQUEST_MAX];
+    const struct command *command = command_find(words[0]);
+    int without_space = command ? command->words : 2;
     size_t len = 0;
     for (int i = 0; words[i]; i++) {
         if (len > REQUEST_MAX) DIE(TOO_LONG);
-        bool from_stdin = i == 2 && !words[3] && !strcmp(words[2], "-");
+        bool from_stdin = i == without_space && !words[i + 1] && !strcmp(words[i], "-");
         size_t room = sizeof line - len - 1, n = strlen(words[i]);
         if (!from_stdin && n > room) DIE(TOO_LONG);
         char *word = line + len;
@@ -267,7 +290,7 @@ static void request_from_words(char **words) {
         else
             memcpy(word, words[i], n);
         if (n == 0) DIE("an empty argument: no field of a request can be empty");
-        if (i < 2 && memchr(word, ' ', n))
+        if (i < without_space && memchr(word, ' ', n))
             DIE("'%s' has a space in it, and only a value can", words[i]);
         if (memchr(word, '\n', n)) DIE("a line feed in an argument would end the request there");
         len += n;
@@ -662,9 +685,9 @@ static void on_signal(int signal) { prompt_signal = signal; }
 
 static void prompt_help(void) {
     for (const struct command *c = commands; c < commands + COMMANDS; c++)
-        printf("  %-16s %s\n", c->usage, c->help);
-    printf("  %-16s %s\n", "help", "show this");
-    printf("  %-16s %s\n", "exit", "leave; so does Ctrl-D");
+        printf("  %-20s %s\n", c->usage, c->help);
+    printf("  %-20s %s\n", "help", "show this");
+    printf("  %-20s %s\n", "exit", "leave; so does Ctrl-D");
     printf("A line with a version of its own, like KV/2.0 GET name, is sent as it is.\n");
     fflush(stdout);
 }
@@ -840,9 +863,9 @@ static char **options_read(char **words) {
 /* HOST PORT may come before the command: two words, of which the second is a number and the first
  * no command. */
 static char **operands_read(char **words) {
-    for (int i = 0; i < COMMANDS; i++)
-        if (words[0] && !strcasecmp(words[0], commands[i].verb)) return words;
-    if (!words[0] || !words[1] || strspn(words[1], "0123456789") != strlen(words[1])) return words;
+    if (!words[0] || command_find(words[0]) || !words[1] ||
+        strspn(words[1], "0123456789") != strlen(words[1]))
+        return words;
     options[HOST].text = words[0];
     option_set(&options[PORT], words[1]);
     return words + 2;
@@ -859,9 +882,10 @@ static void help_print(void) {
         else
             printf(o->argument ? "%s (%s)\n" : "%s\n", o->help, o->text);
     }
-    printf("\nCommands, in any case; VALUE may have spaces, and - reads it from stdin:\n");
+    printf("\nCommands, in any case; VALUE and PASSWORD may have spaces, and - reads one from "
+           "stdin:\n");
     for (const struct command *c = commands; c < commands + COMMANDS; c++)
-        printf("  %-16s %s\n", c->usage, c->help);
+        printf("  %-20s %s\n", c->usage, c->help);
     printf("\nWithout a command: a prompt on a terminal, else a request a line from stdin.\n"
            "Exit status: 0 for 2xx, 1 for 4xx and 5xx, 2 where there was no reply.\n");
 }

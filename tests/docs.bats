@@ -16,8 +16,29 @@ alike() {
     sed 's/uptime=[0-9]*s/uptime=Ns/' "$@"
 }
 
+# together FILE: a conversation of several clients. "1> request" is sent on connection 1, and "1< reply"
+# has to come there. The port in a reply to WHOAMI is not the one on the page, but it goes on as that.
+together() {
+    local line fd reply from='' to='' connections=()
+    while IFS= read -r line; do
+        fd=${connections[${line:0:1}]-}
+        case $line in
+        ?'> '*)
+            [ "$fd" ] || exec {fd}<>"/dev/tcp/127.0.0.1/$PORT"
+            connections[${line:0:1}]=$fd
+            line=${line#?> }
+            printf '%s\n' "${line//$from/$to}" >&"$fd" ;;
+        ?'< '*)
+            IFS= read -r -t 20 -u "$fd" reply
+            case $line in *' 200 OK guest '*) from=${line##* } to=${reply##* } ;; esac
+            same "$line" "${line#?< }" "${reply//${to:-$from}/$from}" ;;
+        esac
+    done <"$1"
+    for fd in "${connections[@]}"; do exec {fd}>&-; done
+}
+
 # follow PAGE: runs its blocks. "kv [OPTION]" is a conversation with a server of its own, in which
-# lines that begin with a status are the server's. "console" is commands after "$ " with what they
+# lines that begin with a status are the server's, or one of several clients. "console" is commands after "$ " with what they
 # print; for them, port 9000 becomes a free one. Other blocks are not run.
 follow() {
     local line block='' started=''
@@ -29,8 +50,12 @@ follow() {
             kv*)
                 read -r -a options <<<"${block#kv}"
                 BLOCKS=$((BLOCKS + 1))
-                serve "${options[@]}"
-                converse talk "$BATS_TEST_TMPDIR/block" ;;
+                serve "${options[@]/#managers/$COPY/managers}"
+                if grep -q '^1> ' "$BATS_TEST_TMPDIR/block"; then
+                    together "$BATS_TEST_TMPDIR/block"
+                else
+                    converse talk "$BATS_TEST_TMPDIR/block"
+                fi ;;
             console)
                 [ "$started" ] || serve
                 commands "$BATS_TEST_TMPDIR/block" ;;
