@@ -7,10 +7,13 @@
  *     5. State      what is known of the server and of each client
  *     6. Commands   PUT GET DEL STATS QUIT
  *     7. Roles      beyond the lab: a store for each client, managers
- *     8. Requests   a line becomes a reply; the table of commands
- *     9. Clients    a connection: read, run, write, close
- *    10. Loop       select(), accept, stop
- *    11. Start      the table of options, the listening socket, main
+ *     8. Patterns   beyond the lab: regular expressions
+ *     9. Mailboxes  beyond the lab: CREATE DELETE LIST SEND CONNECT
+ *    10. Requests   a line becomes a reply; the table of commands
+ *    11. Frames     beyond the lab: the mailboxes on another wire
+ *    12. Clients    a connection: read, run, write, close
+ *    13. Loop       select(), accept, stop
+ *    14. Start      the table of options, the listening sockets, main
  *
  * A request goes down the file and never back up:
  *
@@ -39,6 +42,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <wctype.h>
 
 #define KVSS_VERSION "1.0.0"
 
@@ -50,6 +54,7 @@ enum {
     CLIENTS,
     PRIVATE,
     MANAGERS,
+    FRAMES_PORT,
     EXPLAIN,
     QUIT_STOPS,
     VERBOSE,
@@ -72,6 +77,8 @@ static struct option {
     [CLIENTS] = {'m', "max-clients", "N", FD_SETSIZE, FD_SETSIZE, NULL, "serve N at a time"},
     [PRIVATE] = {'P', "private", NULL, 1, 0, NULL, "give each connection a store of its own"},
     [MANAGERS] = {'M', "managers", "FILE", 0, 0, "", "who can AUTH, a line each: name:hash"},
+    [FRAMES_PORT] = {'F', "frames", "PORT", 65535, -1, NULL,
+                     "port for the old wire, 0 for a free one"},
     [EXPLAIN] = {'e', "explain", NULL, 1, 0, NULL, "let 400 and 426 say why"},
     [QUIT_STOPS] = {'Q', "quit-stops-server", NULL, 1, 0, NULL, "let QUIT stop the server too"},
     [VERBOSE] = {'v', "verbose", NULL, 1, 0, NULL, "log every request and its reply"},
@@ -403,8 +410,10 @@ static bool store_del(struct store *st, struct str key) {
  * change something, 5 the server failed. The codes are HTTP's (RFC 9110, section 15). */
 
 enum status {
+    MESSAGE,
     OK,
     CREATED,
+    ACCEPTED,
     NO_CONTENT,
     BAD_REQUEST,
     UNAUTHORIZED,
@@ -414,12 +423,15 @@ enum status {
     UPGRADE,
     TOO_MANY_REQUESTS,
     SERVER_ERROR,
-    UNAVAILABLE
+    UNAVAILABLE,
+    FULL
 };
 
 static const struct str statuses[] = {
+    [MESSAGE] = {TEXT("100 MESSAGE")},
     [OK] = {TEXT("200 OK")},
     [CREATED] = {TEXT("201 CREATED")},
+    [ACCEPTED] = {TEXT("202 ACCEPTED")},
     [NO_CONTENT] = {TEXT("204 NO_CONTENT")},
     [BAD_REQUEST] = {TEXT("400 BAD_REQUEST")},
     [UNAUTHORIZED] = {TEXT("401 UNAUTHORIZED")},
@@ -430,6 +442,7 @@ static const struct str statuses[] = {
     [TOO_MANY_REQUESTS] = {TEXT("429 TOO_MANY_REQUESTS")},
     [SERVER_ERROR] = {TEXT("500 SERVER_ERROR")},
     [UNAVAILABLE] = {TEXT("503 SERVICE_UNAVAILABLE")},
+    [FULL] = {TEXT("507 INSUFFICIENT_STORAGE")},
 };
 
 enum { REPLY_ROOM = 32 }; /* bytes: every reply without data fits */
@@ -447,27 +460,36 @@ static void reply(struct buf *out, enum status status, struct str data) {
 /* == 5. State =====================================================================================
  *
  * What is known between two turns of the loop: of the server, and of each client. A command sees it
- * through the request that it gets. What becomes of a client is told in chapter 9. */
+ * through the request that it gets. What becomes of a client is told in chapter 12. */
 
 enum phase { CLOSED, OPEN, ENDING, QUITTING, LINGERING };
 
-enum { ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535" };
+enum wire { LINES, FRAMES, WIRES }; /* KV/1.0, and the one of chapter 11 */
+
+enum {
+    ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535",
+    OUTPUT_MAX = 32768, /* bytes of replies: with more of them waiting, no request is run */
+};
 
 static struct client {
     enum phase phase;
-    struct store *store;    /* that its requests are about */
-    bool manager;           /* AUTH has made it one; see Roles */
-    int failures;           /* of AUTH */
-    bool pending;           /* whole lines may be left in the buffer: enough were run this turn */
-    bool blocked;           /* the socket takes no more for now */
-    bool skipping;          /* the rest of the line belongs to a request already refused */
-    int reasons;            /* logged so far */
-    uint64_t active;        /* when it last got an answer, took a reply, or began LINGERING */
-    struct buf out;         /* replies */
-    char *in;               /* requests, REQUEST_MAX bytes */
-    size_t in_len, scanned; /* scanned: bytes known to hold no LF. Each is looked at once */
-    char name[ADDRESS_MAX]; /* 127.0.0.1:48106 */
-} clients[FD_SETSIZE];      /* by descriptor */
+    enum wire wire;
+    struct store *store;     /* that its requests are about */
+    bool manager;            /* AUTH has made it one; see Roles */
+    int failures;            /* of AUTH */
+    struct mailbox *mailbox; /* that it holds, or NULL */
+    bool pads;               /* it has sent a frame of full length */
+    size_t padding;          /* bytes that the last frame lacked */
+    bool pending;            /* whole lines may be left in the buffer: enough were run this turn */
+    bool blocked;            /* the socket takes no more for now */
+    bool skipping;           /* the rest of the line belongs to a request already refused */
+    int reasons;             /* logged so far */
+    uint64_t active;         /* when it last got an answer, took a reply, or began LINGERING */
+    struct buf out;          /* replies */
+    char *in;                /* requests, REQUEST_MAX bytes */
+    size_t in_len, scanned;  /* scanned: bytes known to hold no LF. Each is looked at once */
+    char name[ADDRESS_MAX];  /* 127.0.0.1:48106 */
+} clients[FD_SETSIZE];       /* by descriptor */
 
 static int client_fd(const struct client *c) { return (int)(c - clients); }
 
@@ -477,11 +499,12 @@ static struct {
     uint64_t stop_by;      /* when it's gone; 0: it serves */
     uint64_t accept_at;    /* no earlier: see ACCEPT_PAUSE_MS */
     long clients;          /* connected */
-    int listener, spare;   /* descriptors; the spare one gives way when none is left */
+    int listeners[WIRES];  /* descriptors, or -1 */
+    int spare;             /* a descriptor to give up when none is left */
     int top;               /* no client has a higher descriptor */
     sigset_t signals;      /* blocked while pselect() waits: not those that stop */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
-} server = {.listener = -1, .spare = -1};
+} server = {.listeners = {-1, -1}, .spare = -1};
 
 /* == 6. Commands ==================================================================================
  *
@@ -490,6 +513,7 @@ static struct {
 
 struct request {
     struct client *client;
+    const struct command *command;
     struct store *store;   /* the client's, or with MANAGE another's */
     struct str key, value; /* the arguments; one that was not given is empty */
     struct str data;       /* for the reply; good until the store changes */
@@ -667,7 +691,7 @@ static enum status command_auth(struct request *r) {
 static enum status client_find(struct str who, struct client **found) {
     *found = NULL;
     for (struct client *c = clients; c <= clients + server.top; c++) {
-        if (c->phase == CLOSED || !c->store) continue;
+        if (c->phase == CLOSED || c->wire != LINES) continue;
         struct str name = str_of(c->name), port = str_of(strrchr(c->name, ':') + 1);
         if (!str_equal(who, name) && !str_equal(who, port)) continue;
         if (*found) return CONFLICT;
@@ -688,14 +712,484 @@ static enum status command_manage(struct request *r) {
     return request_run_inner(r, rest);
 }
 
-/* == 8. Requests ==================================================================================
+/* == 8. Patterns ==================================================================================
+ *
+ * Beyond the lab: LIST takes a POSIX extended regular expression (POSIX, XBD, section 9.4). regexec()
+ * won't do: with some libraries, a short pattern can keep it busy for minutes, or fill the memory.
+ *
+ * So a pattern becomes an automaton (Glushkov, 1961): each character of it is a state, entered when
+ * the text has that character. A set of states is a word of 64 bits; from each byte of the text to
+ * the next set takes eight look-ups, whatever the pattern says. One of over 64 states is refused. So
+ * are those to which POSIX gives no meaning: a**, (), a||b, \1. */
+
+enum { STATES = 64 };
+
+/* A byte that no name has: it stands for the place before the first, or after the last one. */
+enum { TEXT_BEGIN = 1, TEXT_END = 2 };
+
+/* A piece of a pattern: the states it can begin with and end with, and whether nothing matches. */
+struct piece {
+    uint64_t first, last;
+    bool empty;
+};
+
+struct pattern {
+    struct str rest; /* of the text, still to be read */
+    bool bad;        /* it's none, or none for us */
+    int states;      /* so far */
+    struct piece whole;
+    uint64_t entered[256];   /* by byte: the states that have it */
+    uint64_t follow[STATES]; /* by state: those that may come next */
+    uint64_t next[STATES / 8]
+                 [256]; /* by each eight states together: the same for any set of them */
+};
+
+/* Reads the text, if it comes next. */
+static bool pattern_take(struct pattern *p, const char *text) {
+    size_t len = strlen(text);
+    if (p->rest.len < len || memcmp(p->rest.bytes, text, len) != 0) return false;
+    p->rest = (struct str){p->rest.bytes + len, p->rest.len - len};
+    return true;
+}
+
+/* Whether one of these comes next. */
+static bool pattern_sees(const struct pattern *p, const char *bytes) {
+    return p->rest.len > 0 && strchr(bytes, p->rest.bytes[0]);
+}
+
+/* Reads a byte; there is one. */
+static int pattern_byte(struct pattern *p) {
+    p->rest.len--;
+    return (unsigned char)*p->rest.bytes++;
+}
+
+/* After any of these states, any of those may come. */
+static void pattern_follow(struct pattern *p, uint64_t states, uint64_t by) {
+    for (int i = 0; i < STATES; i++)
+        if (states >> i & 1) p->follow[i] |= by;
+}
+
+static struct piece pattern_join(struct pattern *p, struct piece a, struct piece b) {
+    pattern_follow(p, a.last, b.first);
+    return (struct piece){a.empty ? a.first | b.first : a.first, b.empty ? a.last | b.last : b.last,
+                          a.empty && b.empty};
+}
+
+/* A state that is entered by all these bytes. */
+static struct piece pattern_state(struct pattern *p, int from, int to) {
+    if (p->states == STATES) p->bad = true;
+    if (p->bad) return (struct piece){0, 0, true};
+    uint64_t state = (uint64_t)1 << p->states++;
+    for (int byte = from; byte <= to; byte++) p->entered[byte] |= state;
+    return (struct piece){state, state, false};
+}
+
+/* One character: any of these of ASCII; or, where others is true, any one past ASCII, which is a
+ * first byte and then bytes from 80 to BF, all there are: names are UTF-8. */
+static struct piece pattern_one_of(struct pattern *p, const bool ascii[128], bool others) {
+    struct piece one = pattern_state(p, 1, 0), more;
+    for (int byte = ' '; byte < 0x7F; byte++)
+        if (ascii[byte]) p->entered[byte] |= one.first;
+    if (!others) return one;
+    for (int byte = 0xC0; byte <= 0xFF; byte++) p->entered[byte] |= one.first;
+    more = pattern_state(p, 0x80, 0xBF);
+    more.empty = true;
+    pattern_follow(p, more.last, more.first);
+    return pattern_join(p, one, more);
+}
+
+/* The name and the end of a class: [:digit:] */
+static void pattern_class(struct pattern *p, bool ascii[128]) {
+    char name[sizeof "xdigit"] = "";
+    for (size_t i = 0; i + 1 < sizeof name && p->rest.len > 0 && !pattern_sees(p, ":"); i++)
+        name[i] = (char)pattern_byte(p);
+    wctype_t class = wctype(name);
+    if (!class || !pattern_take(p, ":]")) p->bad = true;
+    for (int byte = 0; byte < 128 && !p->bad; byte++)
+        if (iswctype((wint_t)byte, class)) ascii[byte] = true;
+}
+
+/* What comes after a [: the characters, ranges and classes up to the ]. They are of ASCII, and not
+ * collating symbols ([.a.], [=a=]); others are refused. */
+static struct piece pattern_bracket(struct pattern *p) {
+    bool ascii[128] = {false}, others = pattern_take(p, "^");
+    for (bool first = true; !p->bad && (first || !pattern_sees(p, "]")); first = false) {
+        if (pattern_take(p, "[:")) {
+            pattern_class(p, ascii);
+            continue;
+        }
+        if (p->rest.len == 0 || pattern_take(p, "[.") || pattern_take(p, "[=")) break;
+        int from = pattern_byte(p), to = from;
+        if (p->rest.len > 1 && p->rest.bytes[1] != ']' && pattern_take(p, "-")) {
+            to = pattern_byte(p);
+            if (to == '[' && pattern_sees(p, ".:=")) p->bad = true;
+        }
+        if (from > to || to >= 128) p->bad = true;
+        for (int byte = from; byte <= to && !p->bad; byte++) ascii[byte] = true;
+    }
+    if (!pattern_take(p, "]")) p->bad = true;
+    for (int byte = 0; byte < 128 && others; byte++) ascii[byte] = !ascii[byte];
+    return pattern_one_of(p, ascii, others);
+}
+
+static struct piece pattern_choice(struct pattern *p); /* an atom may hold one */
+
+/* A character, with a \ before it where it would mean something else. */
+static struct piece pattern_character(struct pattern *p) {
+    struct piece whole = {0, 0, true};
+    bool escaped = pattern_take(p, "\\");
+    if (escaped ? !pattern_sees(p, "^.[]$()|*+?{}\\") : pattern_sees(p, "*+?{|)")) p->bad = true;
+    if (p->rest.len == 0) p->bad = true;
+    do {
+        int byte = p->bad ? 0 : pattern_byte(p);
+        whole = pattern_join(p, whole, pattern_state(p, byte, byte));
+    } while (!p->bad && p->rest.len > 0 && ((unsigned char)*p->rest.bytes & 0xC0) == 0x80);
+    return whole;
+}
+
+static struct piece pattern_atom(struct pattern *p) {
+    bool any[128];
+    memset(any, true, sizeof any);
+    if (pattern_take(p, "[")) return pattern_bracket(p);
+    if (pattern_take(p, ".")) return pattern_one_of(p, any, true);
+    if (pattern_take(p, "^")) return pattern_state(p, TEXT_BEGIN, TEXT_BEGIN);
+    if (pattern_take(p, "$")) return pattern_state(p, TEXT_END, TEXT_END);
+    if (!pattern_take(p, "(")) return pattern_character(p);
+    struct piece group = pattern_choice(p);
+    if (!pattern_take(p, ")")) p->bad = true;
+    return group;
+}
+
+/* Digits, or -1 where there are none, or more than there are states. */
+static int pattern_number(struct pattern *p) {
+    int number = pattern_sees(p, "0123456789") ? 0 : -1;
+    while (pattern_sees(p, "0123456789") && number <= STATES)
+        number = number * 10 + pattern_byte(p) - '0';
+    return number <= STATES ? number : -1;
+}
+
+/* What comes after a {, as in {2}, {2,} or {2,5}: so many copies of the atom, by reading it again.
+ * piece is the first. Every copy takes a state or more, so that there can't be many. */
+static struct piece pattern_times(struct pattern *p, struct str atom, struct piece piece) {
+    int least = pattern_number(p), most = least;
+    bool comma = pattern_take(p, ","), endless = comma && pattern_sees(p, "}");
+    if (comma && !endless) most = pattern_number(p);
+    if (!pattern_take(p, "}") || least < 0 || most < least) p->bad = true;
+    if (most == 0 && !endless) return (struct piece){0, 0, true};
+    struct str rest = p->rest;
+    struct piece whole = piece;
+    whole.empty |= least == 0;
+    for (int copies = 1; copies < most && !p->bad; copies++) {
+        p->rest = atom;
+        piece = pattern_atom(p);
+        piece.empty |= copies >= least;
+        whole = pattern_join(p, whole, piece);
+    }
+    if (endless) pattern_follow(p, piece.last, piece.first);
+    p->rest = rest;
+    return whole;
+}
+
+static struct piece pattern_piece(struct pattern *p) {
+    struct str atom = p->rest;
+    bool anchor = pattern_sees(p, "^$");
+    struct piece piece = pattern_atom(p);
+    if (anchor && pattern_sees(p, "*+?{")) p->bad = true;
+    bool star = pattern_take(p, "*"), plus = !star && pattern_take(p, "+");
+    if (star || plus) pattern_follow(p, piece.last, piece.first);
+    bool option = !star && !plus && pattern_take(p, "?");
+    if (star || option) piece.empty = true;
+    if (!star && !plus && !option && pattern_take(p, "{")) piece = pattern_times(p, atom, piece);
+    if (pattern_sees(p, "*+?{")) p->bad = true;
+    return piece;
+}
+
+/* Pieces in a row, and rows with a | between them. */
+static struct piece pattern_choice(struct pattern *p) {
+    struct piece all = {0, 0, false};
+    do {
+        struct piece row = pattern_piece(p);
+        while (!p->bad && p->rest.len > 0 && !pattern_sees(p, "|)"))
+            row = pattern_join(p, row, pattern_piece(p));
+        all.first |= row.first;
+        all.last |= row.last;
+        all.empty |= row.empty;
+    } while (!p->bad && pattern_take(p, "|"));
+    return all;
+}
+
+/* False: it's not a pattern, or not one for us. */
+static bool pattern_read(struct pattern *p, struct str text) {
+    memset(p, 0, sizeof *p);
+    p->rest = text;
+    p->whole = pattern_choice(p);
+    if (p->bad || p->rest.len > 0) return false;
+    for (int i = 0; i < STATES / 8; i++)
+        for (int set = 1; set < 256; set++) {
+            int lowest = 0;
+            while (!(set >> lowest & 1)) lowest++;
+            p->next[i][set] = p->next[i][set & (set - 1)] | p->follow[8 * i + lowest];
+        }
+    return true;
+}
+
+/* The states after the byte. A match may begin anywhere, so first is always among the next. */
+static uint64_t pattern_step(const struct pattern *p, uint64_t reached, int byte) {
+    uint64_t next = p->whole.first;
+    for (int i = 0; i < STATES / 8; i++) next |= p->next[i][reached >> (8 * i) & 0xFF];
+    return next & p->entered[byte];
+}
+
+/* At the ends of the text ^ and $ match without taking a byte, and so any number of them. */
+static uint64_t pattern_edge(const struct pattern *p, uint64_t reached, int edge) {
+    uint64_t before;
+    do {
+        before = reached;
+        reached |= pattern_step(p, reached, edge);
+    } while (reached != before);
+    return reached;
+}
+
+/* Whether a part of the text matches. */
+static bool pattern_matches(const struct pattern *p, struct str text) {
+    uint64_t reached = pattern_edge(p, 0, TEXT_BEGIN);
+    for (size_t i = 0; i < text.len && !(reached & p->whole.last); i++)
+        reached = pattern_step(p, reached, (unsigned char)text.bytes[i]);
+    return p->whole.empty || reached & p->whole.last ||
+           pattern_edge(p, reached, TEXT_END) & p->whole.last;
+}
+
+/* == 9. Mailboxes =================================================================================
+ *
+ * Beyond the lab. A user is a mailbox: messages wait in it, in order, until a connection takes them.
+ * One connection at most has a mailbox, its holder, and gets each message as a line of its own.
+ *
+ * A message stays in the mailbox until the kernel has taken its last byte. So messages go to the end
+ * of the holder's out buffer when all its requests have been answered, and no request is run until
+ * they are gone: what is at the end of out is messages, and nothing else. From a holder that loses
+ * the mailbox before that, they are taken back by cutting out short. Only if the kernel has the
+ * beginning of a message and not its end, that can't be undone: then the connection is ended. */
+
+enum {
+    MAILBOXES_MAX = 10000,   /* LIST looks at them all, in a few milliseconds */
+    MESSAGES_MAX = 1000,     /* in a mailbox */
+    MAILBOX_BYTES = 1 << 20, /* of text, in a mailbox */
+};
+
+struct message {
+    struct message *next;
+    size_t sending; /* bytes that it takes in the holder's out buffer, or 0: it's not there */
+    size_t len;
+    char text[];
+};
+
+struct mailbox {
+    struct mailbox *next, **link;          /* of all mailboxes; link is what points to this one */
+    struct message *first, *last, *unsent; /* unsent: the first that is not in out */
+    int messages;
+    size_t bytes;                 /* of texts */
+    size_t sending;               /* bytes of messages whose last byte the kernel has not taken */
+    struct client *holder;        /* or NULL */
+    unsigned long long delivered; /* to the holder */
+    size_t name_len;
+    char name[];
+};
+
+static struct mailbox *mailboxes;  /* all, in no order */
+static struct store mailbox_names; /* a value is the bytes of a pointer */
+
+static bool frame_append(struct buf *out, const char *verb, struct str text); /* see Frames */
+
+static struct str mailbox_name(const struct mailbox *box) {
+    return (struct str){box->name, box->name_len};
+}
+
+/* NULL: there is none. */
+static struct mailbox *mailbox_find(struct str user) {
+    struct mailbox *box;
+    struct str pointer;
+    if (!store_get(&mailbox_names, user, &pointer)) return NULL;
+    memcpy(&box, pointer.bytes, sizeof box);
+    return box;
+}
+
+/* False: out of memory. */
+static bool message_append(struct buf *out, struct str user, struct str text) {
+    if (!buf_reserve(out, REPLY_ROOM + user.len + text.len)) return false;
+    buf_append(out, statuses[MESSAGE]);
+    buf_append(out, STR(" "));
+    buf_append(out, user);
+    buf_append(out, STR(" "));
+    buf_append(out, text);
+    buf_append(out, STR("\n"));
+    return true;
+}
+
+/* Takes the first message out, and frees it. */
+static void mailbox_pop(struct mailbox *box) {
+    struct message *m = box->first;
+    box->first = m->next;
+    if (box->unsent == m) box->unsent = m->next;
+    box->messages--;
+    box->bytes -= m->len;
+    free(m);
+}
+
+/* Ends a connection as if its other end had: the loop will see it, and close. */
+static void client_cut(struct client *c) { (void)shutdown(client_fd(c), SHUT_RDWR); }
+
+/* The client gives up its mailbox, if it has one, with the messages that were not sent. */
+static void mailbox_leave(struct client *c) {
+    struct mailbox *box = c->mailbox;
+    char text[64];
+    if (!box) return;
+    if (box->sending > c->out.len)
+        client_cut(c);
+    else
+        c->out.len -= box->sending;
+    box->sending = 0;
+    box->unsent = box->first;
+    box->holder = NULL;
+    c->mailbox = NULL;
+    snprintf(text, sizeof text, "%llu delivered, %d left", box->delivered, box->messages);
+    event("leave", c->name, str_of(text));
+}
+
+/* Adds messages to the holder's out buffer. If there's no memory for one, they stay where they are,
+ * and the connection is ended: there may be memory when the user connects again. */
+static void mailbox_feed(struct client *c) {
+    struct mailbox *box = c->mailbox;
+    if (!box || c->pending || c->blocked) return;
+    while (box->unsent && c->out.len < OUTPUT_MAX) {
+        struct message *m = box->unsent;
+        struct str text = {m->text, m->len}, user = mailbox_name(box);
+        size_t before = c->out.len;
+        bool fits = c->wire == FRAMES ? frame_append(&c->out, "string", text)
+                                      : message_append(&c->out, user, text);
+        if (!fits) {
+            mailbox_leave(c);
+            client_cut(c);
+            return;
+        }
+        m->sending = c->out.len - before;
+        box->sending += m->sending;
+        box->unsent = m->next;
+    }
+}
+
+/* The kernel has taken bytes of out: messages whose last byte is among them are delivered. */
+static void mailbox_taken(struct client *c) {
+    struct mailbox *box = c->mailbox;
+    while (box && box->sending > 0 && box->sending - box->first->sending >= c->out.len) {
+        box->sending -= box->first->sending;
+        box->delivered++;
+        mailbox_pop(box);
+    }
+}
+
+static enum status command_create(struct request *r) {
+    if (mailbox_find(r->key)) return CONFLICT;
+    if (mailbox_names.keys == MAILBOXES_MAX) return FULL;
+    struct mailbox *box = malloc(sizeof *box + r->key.len);
+    if (!box) return SERVER_ERROR;
+    *box = (struct mailbox){.name_len = r->key.len};
+    memcpy(box->name, r->key.bytes, r->key.len);
+    if (store_put(&mailbox_names, r->key, (struct str){(char *)&box, sizeof box}) == NOT_STORED) {
+        free(box);
+        return SERVER_ERROR;
+    }
+    box->next = mailboxes;
+    box->link = &mailboxes;
+    if (mailboxes) mailboxes->link = &box->next;
+    mailboxes = box;
+    return CREATED;
+}
+
+static enum status command_delete(struct request *r) {
+    struct mailbox *box = mailbox_find(r->key);
+    if (!box) return NOT_FOUND;
+    if (box->holder) mailbox_leave(box->holder);
+    while (box->first) mailbox_pop(box);
+    *box->link = box->next;
+    if (box->next) box->next->link = box->link;
+    store_del(&mailbox_names, r->key);
+    free(box);
+    return NO_CONTENT;
+}
+
+/* OK means that the message is on its way to a connection, and that took all there was before. */
+static enum status command_send(struct request *r) {
+    struct mailbox *box = mailbox_find(r->key);
+    if (!box) return NOT_FOUND;
+    if (box->messages == MESSAGES_MAX || box->bytes + r->value.len > MAILBOX_BYTES) return FULL;
+    struct message *m = malloc(sizeof *m + r->value.len);
+    if (!m) return SERVER_ERROR;
+    *m = (struct message){.len = r->value.len};
+    memcpy(m->text, r->value.bytes, m->len);
+    if (box->first)
+        box->last->next = m;
+    else
+        box->first = m;
+    box->last = m;
+    if (!box->unsent) box->unsent = m;
+    box->messages++;
+    box->bytes += m->len;
+    return box->holder && !box->holder->blocked ? OK : ACCEPTED;
+}
+
+static enum status command_connect(struct request *r) {
+    static char number[16];
+    struct mailbox *box = mailbox_find(r->key);
+    if (!box) return NOT_FOUND;
+    mailbox_leave(r->client);
+    if (box->holder) mailbox_leave(box->holder);
+    box->holder = r->client;
+    box->delivered = 0;
+    r->client->mailbox = box;
+    event("hold", r->client->name, r->key);
+    r->data = (struct str){number, (size_t)snprintf(number, sizeof number, "%d", box->messages)};
+    return OK;
+}
+
+/* For qsort(): byte by byte, a beginning before what it begins. */
+static int mailbox_compare(const void *a, const void *b) {
+    struct str x = mailbox_name(*(struct mailbox *const *)a);
+    struct str y = mailbox_name(*(struct mailbox *const *)b);
+    int order = memcmp(x.bytes, y.bytes, x.len < y.len ? x.len : y.len);
+    return order ? order : (x.len > y.len) - (x.len < y.len);
+}
+
+static enum status command_list(struct request *r) {
+    static struct pattern pattern;
+    static struct mailbox *found[MAILBOXES_MAX];
+    static struct buf names;
+    r->slow = true;
+    if (r->key.len && !pattern_read(&pattern, r->key)) return BAD_REQUEST;
+    size_t count = 0;
+    for (struct mailbox *box = mailboxes; box; box = box->next)
+        if (!r->key.len || pattern_matches(&pattern, mailbox_name(box))) found[count++] = box;
+    if (count == 0) return OK;
+    qsort(found, count, sizeof *found, mailbox_compare);
+    if (names.len) buf_consume(&names, names.len);
+    for (size_t i = 0; i < count; i++) {
+        if (!buf_reserve(&names, 1 + KEY_MAX)) return SERVER_ERROR;
+        if (i > 0) buf_append(&names, r->client->wire == FRAMES ? STR(",") : STR(" "));
+        buf_append(&names, mailbox_name(found[i]));
+    }
+    r->data = (struct str){names.bytes, names.len};
+    return OK;
+}
+
+/* == 10. Requests =================================================================================
  *
  *     request = "KV/1.0" SP verb [SP key [SP value]]
  *
  * The table of commands is the heart of the program. A line is compared with it from left to right,
  * and the first thing that's wrong decides: one request has one answer. */
 
-enum kind { GENERAL, ON_STORE, FOR_MANAGERS }; /* ON_STORE: MANAGE can run it, too */
+/* A command ON_STORE can be run by MANAGE, too; ON_USER, with a user's name as its key, and ON_USERS
+ * can come in a frame. */
+enum kind { GENERAL, ON_STORE, FOR_MANAGERS, ON_USER, ON_USERS };
 
 static struct command {
     const char *verb;
@@ -717,6 +1211,12 @@ static struct command {
      "AUTH needs a user and a password of up to 250 bytes", 0},
     {"MANAGE", FOR_MANAGERS, 2, 2, command_manage, "MANAGE port PUT|GET|DEL key [value]",
      "MANAGE needs a port and a PUT, GET or DEL", 0},
+    {"CREATE", ON_USER, 1, 1, command_create, "CREATE user", "CREATE needs a user", 0},
+    {"DELETE", ON_USER, 1, 1, command_delete, "DELETE user", "DELETE needs a user", 0},
+    {"LIST", ON_USERS, 0, 1, command_list, "LIST [pattern]",
+     "LIST takes nothing or a pattern of the kind that docs/protocol.md describes", 0},
+    {"SEND", ON_USER, 2, 2, command_send, "SEND user text", "SEND needs a user and a text", 0},
+    {"CONNECT", ON_USER, 1, 1, command_connect, "CONNECT user", "CONNECT needs a user", 0},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -750,18 +1250,27 @@ static enum status command_stats(struct request *r) {
     return OK;
 }
 
-/* Runs the command with the arguments that rest has, if there are more. */
-static enum status request_apply(struct request *r, struct command *command, bool more,
-                                 struct str rest) {
-    int given = more;
-    if (more && str_field(&rest, &r->key)) r->value = rest, given++;
+/* Checks the form of the arguments, and runs the command. */
+static enum status request_check(struct request *r, const struct command *command, int given) {
+    r->command = command;
     if (given < command->least || given > command->most) return request_bad(r, command->reason);
     if ((given > 0 && !r->key.len) || (given > 1 && !r->value.len))
         return request_bad(r, "a field is empty: one space stands between two fields");
     if (r->key.len > KEY_MAX) return request_bad(r, "the key is longer than 250 bytes");
     if (str_has_control(r->key)) return request_bad(r, "the key has a control character in it");
+    if (command->kind == ON_USER &&
+        (memchr(r->key.bytes, ',', r->key.len) || memchr(r->key.bytes, ' ', r->key.len)))
+        return request_bad(r, "a user's name has no comma and no space");
     enum status status = command->run(r);
     return status == BAD_REQUEST && !r->reason.len ? request_bad(r, command->reason) : status;
+}
+
+/* Cuts the arguments, which rest has if there are more, and goes on with them. */
+static enum status request_apply(struct request *r, const struct command *command, bool more,
+                                 struct str rest) {
+    int given = more;
+    if (more && str_field(&rest, &r->key)) r->value = rest, given++;
+    return request_check(r, command, given);
 }
 
 /* What MANAGE is to run. */
@@ -801,7 +1310,90 @@ static struct str request_shown(struct str line) {
     return is_known || !managers ? line : version;
 }
 
-/* == 9. Clients ===================================================================================
+/* == 11. Frames ===================================================================================
+ *
+ * Beyond the lab: the mailboxes on the wire of the assignment that they come from. A frame is a verb
+ * in 15 bytes, padded with NULs, then the arguments, with commas between them; at most 1,024 bytes.
+ *
+ *     "create" 9 NULs "bob"     "send" 11 NULs "bob,hello, you"     "ok" 13 NULs, and 1,009 more
+ *
+ * Nothing says where a frame ends. The assignment takes what one recv() brings for one message, and
+ * TCP makes no such promise. So the frames that leave here are padded to 1,024 bytes, the number that
+ * its client asks recv() for. Of those that come here, one shorter than that has to come alone; two
+ * sent at once may arrive as one, which has NULs among its arguments and so is refused. */
+
+enum { FRAME_VERB = 15, FRAME_SIZE = 1024, FRAME_ROOM = FRAME_SIZE - FRAME_VERB };
+
+/* Where to end a frame, if the text is longer: between two characters or, for a list, two names. */
+static size_t frame_fill(struct str text, bool is_list) {
+    size_t n = FRAME_ROOM;
+    if (text.len <= n) return text.len;
+    while (is_list ? text.bytes[n] != ',' : ((unsigned char)text.bytes[n] & 0xC0) == 0x80) n--;
+    return n;
+}
+
+/* Appends the text in as many frames as it needs, and one if it's empty. False: out of memory, and
+ * nothing was appended. */
+static bool frame_append(struct buf *out, const char *verb, struct str text) {
+    bool is_list = strcmp(verb, "list") == 0;
+    if (!buf_reserve(out, (text.len / (FRAME_ROOM - KEY_MAX) + 1) * FRAME_SIZE)) return false;
+    do {
+        char *frame = out->bytes + out->len;
+        size_t n = frame_fill(text, is_list), skip = is_list && n < text.len; /* the comma */
+        memset(frame, 0, FRAME_SIZE);
+        memcpy(frame, verb, strlen(verb));
+        memcpy(frame + FRAME_VERB, text.bytes, n);
+        text = (struct str){text.bytes + n + skip, text.len - n - skip};
+        out->len += FRAME_SIZE;
+    } while (text.len > 0);
+    return true;
+}
+
+/* The caller has reserved FRAME_SIZE. */
+static void frame_reply(struct buf *out, const struct request *r, enum status status) {
+    bool done = statuses[status].bytes[0] == '2', is_list = done && r->command->run == command_list;
+    bool wrong = status == BAD_REQUEST || status == SERVER_ERROR;
+    const char *verb = is_list ? "list" : done ? "ok" : wrong ? "error" : "notok";
+    bool has_text = is_list || wrong;
+    if (!frame_append(out, verb, has_text ? r->data : STR(""))) frame_append(out, "error", STR(""));
+}
+
+/* Without the padding. */
+static struct str frame_text(struct str frame) {
+    while (frame.len > FRAME_VERB && frame.bytes[frame.len - 1] == '\0') frame.len--;
+    return frame;
+}
+
+static enum status frame_run(struct request *r, struct str frame) {
+    char verb[FRAME_VERB + 1] = "";
+    frame = frame_text(frame);
+    if (frame.len < FRAME_VERB) return request_bad(r, "a frame begins with a verb in 15 bytes");
+    for (size_t i = 0; i < FRAME_VERB; i++) {
+        char byte = frame.bytes[i];
+        bool ended = i > 0 && verb[i - 1] == '\0';
+        if (byte && (ended || byte < 'a' || byte > 'z'))
+            return request_bad(r, "a verb is lower case and padded with NULs");
+        verb[i] = byte ? (char)(byte - 'a' + 'A') : '\0';
+    }
+    struct str arguments = {frame.bytes + FRAME_VERB, frame.len - FRAME_VERB};
+    if (!str_is_text(arguments) || memchr(arguments.bytes, '\n', arguments.len))
+        return request_bad(r, "the arguments are not UTF-8, or have a NUL or a line feed in them");
+    struct command *command = request_command(str_of(verb));
+    if (!command || (command->kind != ON_USER && command->kind != ON_USERS))
+        return request_bad(r, "there is no such verb");
+    command->count++;
+    int given = arguments.len > 0;
+    const char *comma = memchr(arguments.bytes, ',', arguments.len);
+    r->key = arguments;
+    if (command->most == 2 && comma) {
+        r->key.len = (size_t)(comma - arguments.bytes);
+        r->value = (struct str){comma + 1, arguments.len - r->key.len - 1};
+        given = 2;
+    }
+    return request_check(r, command, given);
+}
+
+/* == 12. Clients ==================================================================================
  *
  * A client is a small state machine. While it's OPEN, what it sends is read into its in buffer and
  * every whole line there is run; the replies gather in out and leave together. TCP carries a stream
@@ -819,7 +1411,6 @@ static struct str request_shown(struct str line) {
 enum {
     REQUEST_MAX = 65536, /* bytes of a line with its LF */
     READ_MAX = 16384,    /* bytes: some 250 small requests */
-    OUTPUT_MAX = 32768,  /* bytes of replies: with more of them waiting, no request is run */
     LINGER_MS = 1000,    /* to close after QUIT, and for all clients when kvss stops */
     REASONS_MAX = 20,    /* that are logged of one client, which could fill the disk with them */
 };
@@ -829,6 +1420,7 @@ static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reac
 static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost no memory */
 
 static void client_close(struct client *c, const char *why) {
+    mailbox_leave(c);
     event("disconnect", c->name, str_of(why));
     close(client_fd(c));
     store_close(c->store);
@@ -837,21 +1429,34 @@ static void client_close(struct client *c, const char *why) {
     server.clients--;
 }
 
+/* Nothing more is run, and nothing sent that it did not ask for. */
+static void client_quit(struct client *c) {
+    mailbox_leave(c);
+    c->phase = QUITTING;
+}
+
 /* Runs a line and appends the reply. If there is a reason, it's not run: 400. False: enough for one
  * turn of the loop. */
 static bool client_answer(struct client *c, struct str line, const char *reason) {
-    struct request r = {c, c->store, STR(""), STR(""), STR(""), str_of(reason), false, false};
+    struct request r = {c, NULL, c->store, STR(""), STR(""), STR(""), str_of(reason), false, false};
     server.served++;
     c->active = server.now;
-    if (options[VERBOSE].value) event("request", c->name, request_shown(line));
-    enum status status = *reason ? BAD_REQUEST : request_run(&r, line);
+    bool framed = c->wire == FRAMES;
+    if (options[VERBOSE].value)
+        event("request", c->name, framed ? frame_text(line) : request_shown(line));
+    enum status status = *reason  ? BAD_REQUEST
+                         : framed ? frame_run(&r, line)
+                                  : request_run(&r, line);
     if (r.reason.len && c->reasons < REASONS_MAX) c->reasons++, event("bad", c->name, r.reason);
     if (r.reason.len && options[EXPLAIN].value) r.data = r.reason;
     size_t before = c->out.len;
-    reply(&c->out, status, r.data);
+    if (framed)
+        frame_reply(&c->out, &r, status);
+    else
+        reply(&c->out, status, r.data);
     struct str sent = {c->out.bytes + before, c->out.len - before - 1};
-    if (options[VERBOSE].value) event("reply", c->name, sent);
-    if (r.close) c->phase = QUITTING;
+    if (options[VERBOSE].value) event("reply", c->name, framed ? statuses[status] : sent);
+    if (r.close) client_quit(c);
     return !r.slow;
 }
 
@@ -868,11 +1473,34 @@ static void client_run_partial(struct client *c) {
     c->in_len = c->scanned = 0;
 }
 
+/* Runs the frames in the buffer, all of which came with one recv(). It may have cut the last short:
+ * if this client pads its frames, NULs that come next are the rest of that. */
+static void client_run_frames(struct client *c) {
+    size_t at = 0;
+    bool enough = false;
+    while (c->padding > 0 && at < c->in_len && c->in[at] == '\0') at++, c->padding--;
+    while (at < c->in_len && !enough && c->out.len < OUTPUT_MAX &&
+           buf_reserve(&c->out, FRAME_SIZE)) {
+        size_t n = c->in_len - at < FRAME_SIZE ? c->in_len - at : FRAME_SIZE;
+        enough = !client_answer(c, (struct str){c->in + at, n}, "");
+        at += n;
+        c->pads |= n == FRAME_SIZE;
+        c->padding = c->pads ? FRAME_SIZE - n : 0;
+    }
+    c->in_len -= at;
+    memmove(c->in, c->in + at, c->in_len);
+    c->pending = c->in_len > 0;
+}
+
 /* Runs the lines in the buffer, until the next is not whole, or it's enough: OUTPUT_MAX of replies,
  * or a slow request. */
 static void client_run(struct client *c) {
     size_t at = 0; /* where the next line begins */
     bool enough = false;
+    if (c->wire == FRAMES) {
+        client_run_frames(c);
+        return;
+    }
     c->pending = true;
     while (!enough && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
         const char *line = c->in + at;
@@ -901,7 +1529,9 @@ static void client_read(struct client *c) {
     size_t room = REQUEST_MAX - c->in_len;
     ssize_t n = recv(client_fd(c), c->in + c->in_len, room < READ_MAX ? room : READ_MAX, 0);
     if (n < 0 && would_block()) {
-        if (server.stopping && c->phase == OPEN) c->phase = QUITTING, c->in_len = c->scanned = 0;
+        if (!server.stopping || c->phase != OPEN) return;
+        client_quit(c);
+        c->in_len = c->scanned = 0;
         return;
     }
     if (n < 0 || (n == 0 && c->phase == LINGERING)) client_close(c, n < 0 ? strerror(errno) : "");
@@ -919,12 +1549,15 @@ static void client_write(struct client *c) {
         server.bytes_out += (uint64_t)n;
         c->active = server.now;
         buf_consume(&c->out, (size_t)n);
+        mailbox_taken(c);
     }
     c->blocked = c->out.len > 0;
 }
 
-/* There are replies to send, or requests to run first. */
-static bool client_is_sending(const struct client *c) { return c->pending || c->out.len; }
+/* There are replies to send, or requests to run first, or messages. */
+static bool client_is_sending(const struct client *c) {
+    return c->pending || c->out.len || (c->mailbox && c->mailbox->first);
+}
 
 /* With all replies sent, some phases are over. */
 static void client_settle(struct client *c) {
@@ -943,7 +1576,7 @@ static uint64_t client_deadline(const struct client *c) {
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
 
-/* == 10. Loop =====================================================================================
+/* == 13. Loop =====================================================================================
  *
  * A turn of the loop: wait until something can be done at once; read from everybody who has sent
  * something, and run it; then send. select() takes sets of descriptors and leaves in them those
@@ -974,8 +1607,9 @@ static void address_name(const struct sockaddr_storage *address, socklen_t len, 
 /* The newcomer becomes a client, or is told that there's no room: its socket is new, so that one
  * line fits and send() does not wait. TCP_NODELAY: replies leave at once. SO_KEEPALIVE: a peer gone
  * without a word is noticed in the end. Both are good to have, and not having them is no error. */
-static void loop_admit(int fd, const struct sockaddr_storage *address, socklen_t size) {
-    struct client c = {.phase = OPEN, .store = store_open(), .active = server.now};
+static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *address,
+                       socklen_t size) {
+    struct client c = {.phase = OPEN, .wire = wire, .store = store_open(), .active = server.now};
     int on = 1;
     address_name(address, size, c.name);
     bool room = server.spare >= 0 && fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
@@ -983,8 +1617,9 @@ static void loop_admit(int fd, const struct sockaddr_storage *address, socklen_t
         if (c.store) store_close(c.store);
         server.refused++;
         event("refuse", c.name, STR("no room for one more client"));
-        char line[REPLY_ROOM];
-        int len = snprintf(line, sizeof line, "%s\n", statuses[UNAVAILABLE].bytes);
+        char line[FRAME_SIZE] = "error"; /* what it is on frames */
+        int len = FRAME_SIZE;
+        if (wire == LINES) len = snprintf(line, sizeof line, "%s\n", statuses[UNAVAILABLE].bytes);
         (void)send(fd, line, (size_t)len, 0);
         close(fd);
         return;
@@ -1001,18 +1636,19 @@ static void loop_admit(int fd, const struct sockaddr_storage *address, socklen_t
 /* Takes everybody who waits, or the last would wait for many turns; but no more than listen() lets
  * wait, so that the clients get theirs. Where no descriptor is left, the spare one is given up, to
  * have one to say so with. */
-static void loop_accept(void) {
+static void loop_accept(enum wire wire) {
+    int listener = server.listeners[wire];
     for (int i = 0; i < SOMAXCONN; i++) {
         struct sockaddr_storage address;
         socklen_t size = sizeof address;
         if (server.spare < 0) server.spare = open("/dev/null", O_RDWR);
-        int fd = accept(server.listener, (struct sockaddr *)&address, &size);
+        int fd = accept(listener, (struct sockaddr *)&address, &size);
         if (fd < 0 && (errno == EMFILE || errno == ENFILE) && server.spare >= 0) {
             close(server.spare);
             server.spare = -1;
-            fd = accept(server.listener, (struct sockaddr *)&address, &size);
+            fd = accept(listener, (struct sockaddr *)&address, &size);
         }
-        if (fd >= 0) loop_admit(fd, &address, size);
+        if (fd >= 0) loop_admit(wire, fd, &address, size);
         if (fd >= 0 || errno == ECONNABORTED) continue; /* aborted: it has left already */
         if (would_block()) return;
         event("error", "accept", str_of(strerror(errno)));
@@ -1031,10 +1667,13 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     uint64_t until = server.stop_by ? server.stop_by : NEVER;
     FD_ZERO(readable);
     FD_ZERO(writable);
-    if (server.listener >= 0 && server.now < server.accept_at)
-        until = server.accept_at;
-    else if (server.listener >= 0)
-        FD_SET(server.listener, readable);
+    for (int wire = 0; wire < WIRES; wire++) {
+        if (server.listeners[wire] < 0) continue;
+        if (server.now < server.accept_at)
+            until = server.accept_at;
+        else
+            FD_SET(server.listeners[wire], readable);
+    }
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];
         if (c->phase == CLOSED) continue;
@@ -1062,7 +1701,9 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
     uint64_t ms = until > server.now ? until - server.now : 0;
     struct timespec wait = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
     struct timespec *limit = until == NEVER ? NULL : &wait;
-    int top = server.top > server.listener ? server.top : server.listener;
+    int top = server.top;
+    for (int wire = 0; wire < WIRES; wire++)
+        if (server.listeners[wire] > top) top = server.listeners[wire];
     if (pselect(top + 1, readable, writable, NULL, limit, &server.signals) < 0) {
         if (errno != EINTR) DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
         FD_ZERO(readable);
@@ -1075,7 +1716,9 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
 static void loop_turn(void) {
     fd_set readable, writable;
     loop_wait(&readable, &writable);
-    if (server.listener >= 0 && FD_ISSET(server.listener, &readable)) loop_accept();
+    for (int wire = 0; wire < WIRES; wire++)
+        if (server.listeners[wire] >= 0 && FD_ISSET(server.listeners[wire], &readable))
+            loop_accept((enum wire)wire);
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];
         if (c->phase == CLOSED) continue;
@@ -1085,6 +1728,7 @@ static void loop_turn(void) {
     }
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];
+        mailbox_feed(c);
         if (c->out.len && !c->blocked) client_write(c);
         client_settle(c);
         if (c->phase != CLOSED && client_deadline(c) <= server.now) client_close(c, "idle");
@@ -1096,10 +1740,13 @@ static void loop_turn(void) {
  * answered; whoever has not read that after LINGER_MS is left. */
 static void loop_run(void) {
     while (!server.stopping) loop_turn();
-    loop_accept();
+    for (int wire = 0; wire < WIRES; wire++) {
+        if (server.listeners[wire] < 0) continue;
+        loop_accept((enum wire)wire);
+        close(server.listeners[wire]);
+        server.listeners[wire] = -1;
+    }
     event("stop", server.stopping, STR(""));
-    close(server.listener);
-    server.listener = -1;
     server.stop_by = server.now + LINGER_MS;
     while (server.clients > 0 && server.now < server.stop_by) loop_turn();
     for (int fd = 0; fd <= server.top; fd++)
@@ -1107,7 +1754,7 @@ static void loop_run(void) {
     event("goodbye", "", STR(""));
 }
 
-/* == 11. Start ====================================================================================
+/* == 14. Start ====================================================================================
  *
  * The options, the socket, the loop. What goes wrong before the loop is told in one line, with exit
  * status 2 where the command line is at fault and 1 where the system is. */
@@ -1163,8 +1810,10 @@ static void help_print(void) {
         const char *argument = o->argument ? o->argument : "";
         printf("  -%c, --%s %-*s", o->letter, o->name, 22 - (int)strlen(o->name), argument);
         printf("%s", o->help);
-        if (o->text)
-            printf(" (%s)\n", *o->text ? o->text : "none");
+        if (o->text ? !*o->text : o->value < 0)
+            printf(" (none)\n");
+        else if (o->text)
+            printf(" (%s)\n", o->text);
         else
             printf(o->argument ? " (%ld)\n" : "\n", o->value);
     }
@@ -1203,23 +1852,24 @@ static int listen_on(const struct addrinfo *a) {
     return -1;
 }
 
-static void start_listening(void) {
+static void start_listening(enum wire wire, long number, const char *what) {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
     struct sockaddr_storage address;
     socklen_t len = sizeof address;
     char port[24], name[ADDRESS_MAX];
     const char *host = options[HOST].text;
-    snprintf(port, sizeof port, "%ld", options[PORT].value);
+    int listener = -1;
+    snprintf(port, sizeof port, "%ld", number);
     int error = getaddrinfo(host, port, &hints, &found);
     if (error) DIE(EXIT_FAILURE, "%s: %s", host, gai_strerror(error));
-    for (struct addrinfo *a = found; a && server.listener < 0; a = a->ai_next)
-        server.listener = listen_on(a);
-    if (server.listener < 0 || getsockname(server.listener, (struct sockaddr *)&address, &len) < 0)
+    for (struct addrinfo *a = found; a && listener < 0; a = a->ai_next) listener = listen_on(a);
+    if (listener < 0 || getsockname(listener, (struct sockaddr *)&address, &len) < 0)
         DIE(EXIT_FAILURE, "%s, port %s: %s", host, port, strerror(errno));
     freeaddrinfo(found);
-    if (server.listener >= FD_SETSIZE) DIE(EXIT_FAILURE, "too many files are open already");
+    if (listener >= FD_SETSIZE) DIE(EXIT_FAILURE, "too many files are open already");
+    server.listeners[wire] = listener;
     address_name(&address, len, name);
-    fprintf(stderr, "kvss: listening on %s\n", name);
+    fprintf(stderr, "kvss: %s on %s\n", what, name);
 }
 
 int main(int argc, char **argv) {
@@ -1237,7 +1887,9 @@ int main(int argc, char **argv) {
     close(random);
     if (*options[MANAGERS].text) managers_read(options[MANAGERS].text);
     start_signals();
-    start_listening();
+    start_listening(LINES, options[PORT].value, "listening");
+    long frames = options[FRAMES_PORT].value;
+    if (frames >= 0) start_listening(FRAMES, frames, "listening for frames");
     server.started = server.now = clock_ms();
     event("start", "kvss", STR(KVSS_VERSION));
     loop_run();

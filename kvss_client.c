@@ -56,6 +56,11 @@ static const struct command {
     {"WHOAMI", 1, "whoami", "show whether you are a guest or a manager, and your port"},
     {"AUTH", 2, "auth USER PASSWORD", "become a manager"},
     {"MANAGE", 4, "manage PORT COMMAND", "put, get or del on the store of the client there"},
+    {"CREATE", 2, "create USER", "make a mailbox: 201, or 409 if it's there"},
+    {"DELETE", 2, "delete USER", "delete it with its messages: 204, or 404"},
+    {"LIST", 2, "list [PATTERN]", "show the users, or those that a regular expression matches"},
+    {"SEND", 2, "send USER TEXT", "send a message: 200 delivered, 202 it waits in the mailbox"},
+    {"CONNECT", 2, "connect USER", "get the user's messages, these and those to come"},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -73,7 +78,7 @@ static struct option {
     [PORT] = {'p', "port", "PORT", 65535, 9000, "", "and the port that it listens on"},
     [TIMEOUT] = {'t', "timeout", "SECONDS", 1000000, 10, "", "wait for the server, 0 for ever"},
     [FROM] = {'f', "file", "FILE", 0, 0, "-", "take requests from a file"},
-    [VALUE] = {'v', "value", NULL, 1, 0, "", "print the data of a 200 only"},
+    [VALUE] = {'v', "value", NULL, 1, 0, "", "print data and messages only"},
     [HELP] = {'h', "help", NULL, 1, 0, "", "print this and exit"},
     [VERSION] = {'V', "version", NULL, 1, 0, "", "print the version and exit"},
 };
@@ -98,28 +103,33 @@ static const struct command *command_find(const char *verb) {
 enum {
     REQUEST_MAX = 65536,          /* bytes of a request with its LF */
     QUEUE_SIZE = 4 * REQUEST_MAX, /* bytes: some of the longest lines */
+    REPLIES_SIZE = 1 << 22,       /* bytes: LIST may name 10,000 users, each 250 bytes long */
 };
 
 struct queue {
-    size_t start, end; /* in use: bytes[start] up to and not including bytes[end] */
-    char bytes[QUEUE_SIZE];
+    char *bytes;
+    size_t size, start, end; /* in use: bytes[start] up to and not including bytes[end] */
 };
+
+static char out_bytes[QUEUE_SIZE], in_bytes[REPLIES_SIZE];
 
 static struct {
     int fd;
     bool ended, quit; /* the server has closed the connection; it was asked to */
+    bool connects;    /* to a mailbox, so that messages may come at any time */
+    bool leaving;     /* has been told that there are no more requests */
     unsigned long requests, replies;
     struct queue out, in;
-} server = {.fd = -1};
+} server = {.fd = -1, .out = {out_bytes, QUEUE_SIZE, 0, 0}, .in = {in_bytes, REPLIES_SIZE, 0, 0}};
 
 static size_t queue_len(const struct queue *q) { return q->end - q->start; }
 
 /* Moves what there is to the front, and returns the room behind it. */
 static size_t queue_room(struct queue *q) {
-    memmove(q->bytes, q->bytes + q->start, queue_len(q));
+    if (q->start > 0) memmove(q->bytes, q->bytes + q->start, queue_len(q));
     q->end -= q->start;
     q->start = 0;
-    return QUEUE_SIZE - q->end;
+    return q->size - q->end;
 }
 
 /* The next line of the queue without its LF, which becomes a NUL, or NULL. It's good until
@@ -150,7 +160,7 @@ static const char *server_address(int (*which)(int, struct sockaddr *, socklen_t
  * to send. With a reply due, not longer than --timeout. False: a signal has come. */
 static bool server_wait(int input, fd_set *readable, fd_set *writable, const sigset_t *signals) {
     struct timespec limit = {options[TIMEOUT].value, 0};
-    bool due = queue_len(&server.out) || server.replies < server.requests;
+    bool due = queue_len(&server.out) || server.replies < server.requests || server.leaving;
     FD_ZERO(readable);
     FD_ZERO(writable);
     if (input >= 0) FD_SET(input, readable);
@@ -209,6 +219,13 @@ static int server_try(const struct addrinfo *a) {
     return -1;
 }
 
+/* Says that there are no more requests. A kvss that has messages for a mailbox sends them and then
+ * closes; if the client closed first, those on their way would be lost. */
+static void server_leave(void) {
+    server.leaving = true;
+    (void)shutdown(server.fd, SHUT_WR);
+}
+
 static void server_connect(void) {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
     const char *host = options[HOST].text;
@@ -226,6 +243,7 @@ static void server_connect(void) {
 /* == 3. Requests =============================================================================== */
 
 #define QUIT     "KV/1.0 QUIT\n"
+#define CONNECT  "KV/1.0 CONNECT "
 #define MANAGE   "MANAGE "
 #define TOO_LONG "that is longer than a request can be, 65536 bytes"
 
@@ -259,6 +277,7 @@ static const char *request_queue(const char *line, size_t len) {
         if (space) upper_case(space + 1, end);
     }
     server.quit = prefix + len + 1 == strlen(QUIT) && !memcmp(bytes, QUIT, strlen(QUIT));
+    server.connects |= !strncmp(bytes, CONNECT, strlen(CONNECT));
     server.out.end += prefix + len + 1;
     server.requests++;
     return NULL;
@@ -306,27 +325,33 @@ static void request_from_words(char **words) {
 
 /* == 4. Replies ===================================================================================
  *
- * The first digit of a reply decides the exit status, so that a script need not read it. */
+ * The first digit of a reply decides the exit status, so that a script need not read it. A line
+ * that begins with 1 is no reply: it's a message, and may come at any time. */
 
 /* Counts a reply, and returns the exit status it stands for. */
 static int reply_status(const char *line, size_t len) {
     if (strspn(line, "0123456789") != 3 || (len > 3 && line[3] != ' '))
         DIE("what came is no reply of KV/1.0; is that kvss?");
+    if (line[0] == '1') return EXIT_SUCCESS;
     server.replies++;
     return line[0] == '2' ? EXIT_SUCCESS : EXIT_REFUSED;
 }
 
-/* Prints a reply; with --value, only the data of a 200, and what isn't a success on stderr. */
+/* What --value leaves of a line: the data of a 200, the text of a message, or NULL. */
+static const char *reply_value(const char *line) {
+    if (!strncmp(line, "200 OK ", strlen("200 OK "))) return line + strlen("200 OK ");
+    if (strncmp(line, "100 MESSAGE ", strlen("100 MESSAGE ")) != 0) return NULL;
+    const char *space = strchr(line + strlen("100 MESSAGE "), ' ');
+    return space ? space + 1 : NULL;
+}
+
+/* Prints a reply; with --value, what isn't a success on stderr. */
 static int reply_print(const char *line, size_t len) {
     int status = reply_status(line, len);
     FILE *to = options[VALUE].value && status != EXIT_SUCCESS ? stderr : stdout;
-    if (options[VALUE].value && status == EXIT_SUCCESS) {
-        size_t name = strlen("200 OK ");
-        if (strncmp(line, "200 OK ", name) != 0) return status;
-        line += name;
-        len -= name;
-    }
-    fwrite(line, 1, len, to);
+    const char *value = options[VALUE].value && status == EXIT_SUCCESS ? reply_value(line) : line;
+    if (!value) return status;
+    fwrite(value, 1, len - (size_t)(value - line), to);
     fputc('\n', to);
     return status;
 }
@@ -336,13 +361,15 @@ static int reply_print(const char *line, size_t len) {
  * Requests go out as long as there is room for them, without waiting for replies; replies come in
  * the order of the requests. One request of the command line is a batch without input. */
 
+static char input_bytes[QUEUE_SIZE];
+
 static struct {
     int fd;                /* -1: there is no more */
     long long bytes, size; /* read so far, and in all; size 0: not known */
     unsigned long lines;
     bool wrong; /* a line of it could not be sent */
     struct queue in;
-} input = {.fd = -1};
+} input = {.fd = -1, .in = {input_bytes, QUEUE_SIZE, 0, 0}};
 
 /* Queues the lines that have been read, as far as there is room, and nothing after QUIT. */
 static void input_queue(void) {
@@ -392,6 +419,7 @@ static void input_progress(bool last) {
             input.bytes * 100 / input.size, last ? "\n" : "");
 }
 
+/* Requests are still to be sent, or replies to come. */
 static bool batch_goes_on(void) {
     return input.fd >= 0 || queue_len(&input.in) || queue_len(&server.out) ||
            server.replies < server.requests;
@@ -400,7 +428,7 @@ static bool batch_goes_on(void) {
 /* Returns the exit status: that of the worst reply. */
 static int batch_run(void) {
     int worst = EXIT_SUCCESS;
-    while (!server.ended && batch_goes_on()) {
+    while (!server.ended && (batch_goes_on() || server.leaving)) {
         fd_set readable, writable;
         size_t len;
         bool reads = input.fd >= 0 && queue_room(&input.in) > QUEUE_SIZE / 2;
@@ -412,6 +440,7 @@ static int batch_run(void) {
             if (reply_print(line, len) != EXIT_SUCCESS) worst = EXIT_REFUSED;
         if (fflush(stdout) != 0 || ferror(stdout)) DIE("standard output: %s", strerror(errno));
         input_progress(false);
+        if (server.connects && !server.quit && !server.leaving && !batch_goes_on()) server_leave();
     }
     input_progress(true);
     if (server.ended && !server.quit && (input.fd >= 0 || queue_len(&input.in)))
@@ -818,8 +847,14 @@ static int prompt_run(void) {
         if (prompt_signal) prompt_obey(prompt_signal);
         stays = stays && prompt_keys();
     }
+    if (server.connects && !server.ended) server_leave();
+    while (server.leaving && !server.ended) {
+        fd_set readable, writable;
+        if (server_wait(-1, &readable, &writable, NULL)) server_move(&readable, &writable);
+        prompt_replies();
+    }
     terminal_put("\r\x1b[K");
-    if (server.ended && !server.quit) DIE("the server closed the connection");
+    if (server.ended && !server.quit && !server.leaving) DIE("the server closed the connection");
     return EXIT_SUCCESS;
 }
 

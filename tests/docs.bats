@@ -39,9 +39,9 @@ together() {
 
 # follow PAGE: runs its blocks. "kv [OPTION]" is a conversation with a server of its own, in which
 # lines that begin with a status are the server's, or one of several clients. "console" is commands after "$ " with what they
-# print; for them, port 9000 becomes a free one. Other blocks are not run.
+# print; for them, ports 9000 and 9001 become free ones. Other blocks are not run.
 follow() {
-    local line block='' started=''
+    local line block='' CONSOLE='' FRAMES=''
     while IFS= read -r line; do
         case $line in
         '```kv'* | '```console') block=${line#'```'}; : >"$BATS_TEST_TMPDIR/block" ;;
@@ -51,13 +51,14 @@ follow() {
                 read -r -a options <<<"${block#kv}"
                 BLOCKS=$((BLOCKS + 1))
                 serve "${options[@]/#managers/$COPY/managers}"
-                if grep -q '^1> ' "$BATS_TEST_TMPDIR/block"; then
+                if grep -q '^[0-9]> ' "$BATS_TEST_TMPDIR/block"; then
                     together "$BATS_TEST_TMPDIR/block"
                 else
                     converse talk "$BATS_TEST_TMPDIR/block"
                 fi ;;
             console)
-                [ "$started" ] || serve
+                [ "$CONSOLE" ] || { serve --frames 0; remember; }
+                PORT=$CONSOLE
                 commands "$BATS_TEST_TMPDIR/block" ;;
             esac
             block='' ;;
@@ -65,6 +66,12 @@ follow() {
         *) [ -z "$block" ] || printf '%s\n' "$line" >>"$BATS_TEST_TMPDIR/block" ;;
         esac
     done <"$1"
+}
+
+# remember: the server that commands talk to is the one just started.
+remember() {
+    CONSOLE=$PORT
+    FRAMES=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
 }
 
 # same WHAT WANTED GOT
@@ -103,10 +110,11 @@ one_command() {
     './kvss_client') converse "$COPY/kvss_client --port $PORT" "$2" ;;
     './kvss 9000')
         KVSS=$COPY/kvss serve
-        started=yes
+        remember
         same "$1" "$(cat "$2")" "$(head -n 1 "$LOG" | sed "s/:$PORT$/:9000/")" ;;
     *)
-        command=${1//9000/$PORT}
+        command=${1//127.0.0.1 9001/127.0.0.1 $FRAMES}
+        command=${command//9000/$PORT}
         command=${command//kvss_client/kvss_client --port $PORT}
         know_nc
         export NC_CLOSE_WORDS=${NC_CLOSE[*]}
@@ -120,11 +128,12 @@ one_command() {
 @test "README.md: every command does what the page shows" {
     BLOCKS=0 PORT=none
     follow "$ROOT/README.md"
-    [ "$BLOCKS" = "$(grep -c '^\$ ' "$ROOT/README.md")" ]
+    [ "$BLOCKS" = "$(grep -c -e '^\$ ' -e '^```kv' "$ROOT/README.md")" ]
 }
 
 @test "docs/protocol.md: every example is answered as the page shows" {
     BLOCKS=0
+    cp "$KVSS_CLIENT" "$COPY"
     follow "$ROOT/docs/protocol.md"
     [ "$BLOCKS" = "$(grep -c -e '^\$ ' -e '^```kv' "$ROOT/docs/protocol.md")" ]
 }

@@ -117,6 +117,33 @@ replies() {
     printed "$(printf '%s\n' "${wanted[@]}")"
 }
 
+# connect: opens a connection that stays. Sets FD, its descriptor.
+# shellcheck disable=SC2034
+connect() {
+    exec {FD}<>"/dev/tcp/127.0.0.1/$PORT"
+}
+
+# hang_up FD...
+hang_up() {
+    local fd
+    for fd; do exec {fd}>&-; done
+}
+
+# hears FD LINE...: these lines come on that connection.
+hears() {
+    local fd=$1 wanted line
+    for wanted in "${@:2}"; do
+        IFS= read -r -t 20 -u "$fd" line || line='nothing, or the end'
+        [ "$line" = "$wanted" ] || { printf 'expected:\n%s\nbut got:\n%s\n' "$wanted" "$line" >&2; return 1; }
+    done
+}
+
+# says FD REQUEST REPLY: on that connection, the request gets the reply.
+says() {
+    printf '%s\n' "$2" >&"$1"
+    hears "$1" "$3" || { printf 'to: %s\n' "$2" >&2; return 1; }
+}
+
 # memory PID: its resident memory, in kB.
 memory() {
     ps -o rss= -p "$1" | tr -d ' '

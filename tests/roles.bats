@@ -17,30 +17,12 @@ managers() {
     chmod 600 "$MANAGERS"
 }
 
-# connect: opens a connection that stays, descriptor FD.
-connect() {
-    exec {FD}<>"/dev/tcp/127.0.0.1/$PORT"
-}
-
-# says FD REQUEST REPLY: on that connection, the request gets the reply.
-says() {
-    local reply
-    printf '%s\n' "$2" >&"$1"
-    IFS= read -r -t 20 -u "$1" reply
-    [ "$reply" = "$3" ] || { printf '%s: expected %s, but got %s\n' "$2" "$3" "$reply" >&2; return 1; }
-}
-
 # own_port FD: the port that WHOAMI shows.
 own_port() {
     local reply
     echo 'KV/1.0 WHOAMI' >&"$1"
     read -r -t 20 -u "$1" reply
     echo "${reply##* }"
-}
-
-hang_up() {
-    local fd
-    for fd; do exec {fd}>&-; done
 }
 
 @test "the session of the assignment, reply by reply" {
