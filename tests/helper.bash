@@ -144,6 +144,20 @@ says() {
     hears "$1" "$3" || { printf 'to: %s\n' "$2" >&2; return 1; }
 }
 
+# stuff: sends bob, who does not read, numbered messages of 10,000 bytes, until 60 or more of them wait
+# in his mailbox. Sets SENT, how many there were.
+stuff() {
+    local text waiting=0
+    text=$(printf '%10000s' '' | tr ' ' x)
+    SENT=0
+    while [ "$waiting" -lt 60 ]; do
+        seq $((SENT + 1)) $((SENT + 20)) | sed "s/.*/KV\/1.0 SEND bob & $text/" | talk >"$BATS_TEST_TMPDIR/stuffed"
+        [ "$(grep -c '^20[02] ' "$BATS_TEST_TMPDIR/stuffed")" = 20 ]
+        waiting=$((waiting + $(grep -c '^202 ' "$BATS_TEST_TMPDIR/stuffed" || :)))
+        SENT=$((SENT + 20))
+    done
+}
+
 # memory PID: its resident memory, in kB.
 memory() {
     ps -o rss= -p "$1" | tr -d ' '
