@@ -322,3 +322,26 @@ KV/1.0 PUT a 10'
         see "1000 replies, 100 % of the file"
         exit [closed]'
 }
+
+@test "a message is shown as it comes, above the line being typed" {
+    serve
+    ask 'KV/1.0 CREATE bob' 'KV/1.0 SEND bob first'
+    at_terminal "$START"'
+        enter "connect bob"
+        see "200 OK 1"
+        see "100 MESSAGE bob first"
+        see "KVSS> "
+        type "get na"
+        see "KVSS> get na"
+        exec $env(CLIENT) --port $env(PORT) send bob second \\x1B
+        see "\r\033\[K100 MESSAGE bob second"
+        see "KVSS> get na"
+        enter "me"
+        see "\r\033\[K404 NOT_FOUND"
+        see "KVSS> "
+        exec $env(CLIENT) --port $env(PORT) send bob third
+        see "100 MESSAGE bob third"
+        see "KVSS> "
+        type "\004"
+        exit [closed]'
+}
