@@ -474,21 +474,22 @@ enum {
 static struct client {
     enum phase phase;
     enum wire wire;
-    struct store *store;     /* that its requests are about */
-    bool manager;            /* AUTH has made it one; see Roles */
+    struct store *store;    /* that its requests are about */
+    bool pending;           /* whole lines may be left in the buffer: enough were run this turn */
+    bool blocked;           /* the socket takes no more for now */
+    bool skipping;          /* the rest of the line belongs to a request already refused */
+    int reasons;            /* logged so far */
+    uint64_t active;        /* when it last got an answer, took a reply, or began LINGERING */
+    struct buf out;         /* replies */
+    char *in;               /* requests, REQUEST_MAX bytes */
+    size_t in_len, scanned; /* scanned: bytes known to hold no LF. Each is looked at once */
+    char name[ADDRESS_MAX]; /* 127.0.0.1:48106 */
+    /* Beyond the lab: */
+    bool manager;            /* AUTH has made it one */
     int failures;            /* of AUTH */
     struct mailbox *mailbox; /* that it holds, or NULL */
     bool pads;               /* it has sent a frame of full length */
     size_t padding;          /* bytes that the last frame lacked */
-    bool pending;            /* whole lines may be left in the buffer: enough were run this turn */
-    bool blocked;            /* the socket takes no more for now */
-    bool skipping;           /* the rest of the line belongs to a request already refused */
-    int reasons;             /* logged so far */
-    uint64_t active;         /* when it last got an answer, took a reply, or began LINGERING */
-    struct buf out;          /* replies */
-    char *in;                /* requests, REQUEST_MAX bytes */
-    size_t in_len, scanned;  /* scanned: bytes known to hold no LF. Each is looked at once */
-    char name[ADDRESS_MAX];  /* 127.0.0.1:48106 */
 } clients[FD_SETSIZE];       /* by descriptor */
 
 static int client_fd(const struct client *c) { return (int)(c - clients); }
@@ -564,11 +565,12 @@ enum {
 /* POSIX has it in unistd.h, as XSI; glibc's unistd.h has not, since 2.28. */
 char *crypt(const char *password, const char *setting);
 
-static struct manager {
+struct manager {
     struct manager *next;
     char *name, *hash;
-} * managers;
+};
 
+static struct manager *managers;
 static unsigned managers_count;
 
 static struct store *retired; /* stores of connections that are closed */
@@ -1059,7 +1061,7 @@ static void mailbox_leave(struct client *c) {
  * and the connection is ended: there may be memory when the user connects again. */
 static void mailbox_feed(struct client *c) {
     struct mailbox *box = c->mailbox;
-    if (!box || c->pending || c->blocked) return;
+    if (!box || c->pending) return;
     while (box->unsent && c->out.len < OUTPUT_MAX) {
         struct message *m = box->unsent;
         struct str text = {m->text, m->len}, user = mailbox_name(box);
@@ -1117,7 +1119,7 @@ static enum status command_delete(struct request *r) {
     return NO_CONTENT;
 }
 
-/* OK means that the message is on its way to a connection, and that took all there was before. */
+/* OK means that it's on its way: a connection has the mailbox, and takes what there is. */
 static enum status command_send(struct request *r) {
     struct mailbox *box = mailbox_find(r->key);
     if (!box) return NOT_FOUND;
@@ -1134,7 +1136,8 @@ static enum status command_send(struct request *r) {
     if (!box->unsent) box->unsent = m;
     box->messages++;
     box->bytes += m->len;
-    return box->holder && !box->holder->blocked ? OK : ACCEPTED;
+    struct client *c = box->holder;
+    return c && !c->blocked && (!c->pending || c == r->client) ? OK : ACCEPTED;
 }
 
 static enum status command_connect(struct request *r) {

@@ -394,6 +394,40 @@ cpu() {
     cmp "$BATS_TEST_TMPDIR/whole" <(seq 1 "$SENT" | sed "s/.*/100 MESSAGE bob & $(long 10000)/")
 }
 
+@test "a connection that reads no replies: messages behind them are for the next, and only those" {
+    serve
+    value=$(long 20000)
+    connect; old=$FD
+    says "$old" 'KV/1.0 CREATE bob' '201 CREATED'
+    says "$old" 'KV/1.0 CONNECT bob' '200 OK 0'
+    ask "KV/1.0 PUT big $value"
+    # A request and a message in turn, until the old connection is no longer read.
+    served() { ask 'KV/1.0 STATS' | sed 's/.*served=//'; }
+    sent=0
+    while :; do
+        before=$(served)
+        echo 'KV/1.0 GET big' >&"$old"
+        for ((tries = 1; tries < 30 && $(served) == before + tries; tries++)); do :; done
+        [ $tries -lt 30 ] || break
+        sent=$((sent + 1))
+        ask "KV/1.0 SEND bob $sent"
+    done >"$BATS_TEST_TMPDIR/sends"
+    for _ in 1 2; do sent=$((sent + 1)); [ "$(ask "KV/1.0 SEND bob $sent")" = '202 ACCEPTED' ]; done
+    mapfile -t new < <(ask 'KV/1.0 CONNECT bob')
+    left=${new[0]#200 OK }
+    [ "$left" -ge 2 ]
+    [ "$(printf '%s\n' "${new[@]:1}")" = "$(seq $((sent - left + 1)) "$sent" | sed 's/^/100 MESSAGE bob /')" ]
+    # All the replies are for the old one.
+    for ((i = 1; i <= sent - 2; i++)); do
+        echo "200 OK $value"
+        [ "$i" -gt $((sent - left)) ] || echo "100 MESSAGE bob $i"
+    done >"$BATS_TEST_TMPDIR/wanted"
+    echo "200 OK $value" >>"$BATS_TEST_TMPDIR/wanted" # the last request was run when it could be
+    head -c "$(wc -c <"$BATS_TEST_TMPDIR/wanted")" <&"$old" | cmp - "$BATS_TEST_TMPDIR/wanted"
+    says "$old" 'KV/1.0 GET none' '404 NOT_FOUND'
+    hang_up "$old"
+}
+
 @test "a connection that dies: what the kernel has not taken is back, in order" {
     serve
     connect; old=$FD

@@ -298,7 +298,7 @@ refuses() {
     managers "adam:$EVE" '# more' '' 'bill'
     refuses "$MANAGERS, line 4: not name:hash"
     # shellcheck disable=SC2016
-    for bad in 'adam:' 'adam:x' 'adam:YmlsbA==' 'adam:$6$kvss$short' "adam:$EVE:0:99999"; do
+    for bad in 'adam:' 'adam:x' 'adam:!!' 'adam:YmlsbA==' 'adam:$6$kvss$short' "adam:$EVE:0:99999"; do
         managers "$bad"
         refuses "$MANAGERS, line 1: $no_hash"
     done
