@@ -322,11 +322,11 @@ static struct slot *table_find(const struct table *t, uint32_t hash, struct str 
 static bool table_resize(struct table *t, uint32_t size) {
     struct table new = {calloc(size, sizeof *new.slots), size, t->used};
     if (!new.slots) return false;
-    for (struct slot *s = t->slots; s < t->slots + t->size; s++) {
-        if (!s->entry) continue;
-        uint32_t to = table_home(&new, s->hash);
+    for (uint32_t i = 0; i < t->size; i++) {
+        if (!t->slots[i].entry) continue;
+        uint32_t to = table_home(&new, t->slots[i].hash);
         while (new.slots[to].entry) to = table_next(&new, to);
-        new.slots[to] = *s;
+        new.slots[to] = t->slots[i];
     }
     free(t->slots);
     *t = new;
@@ -559,7 +559,7 @@ enum {
     PASSWORD_MAX = 250, /* bytes: to hash more takes longer */
     FAILURES_MAX = 3,   /* of AUTH, on one connection */
     CHECKS_MAX = 10,    /* passwords hashed in any second, whoever asks */
-    SWEEP_MAX = 1024,   /* slots freed in a turn, or a few more */
+    SWEEP_MAX = 1024,   /* slots freed in a turn; a table that's begun is finished */
 };
 
 /* POSIX has it in unistd.h, as XSI; glibc's unistd.h has not, since 2.28. */
@@ -587,20 +587,22 @@ static void store_close(struct store *st) {
     retired = st;
 }
 
-/* A step, each turn of the loop. */
+/* A step, each turn of the loop: whole tables, until SWEEP_MAX slots are freed. */
 static void store_sweep(void) {
-    struct store *st = retired;
-    uint32_t swept = 0;
-    for (int i = 0; st && i < TABLES; i++) {
-        struct table *t = &st->tables[i];
-        if (swept > SWEEP_MAX) return;
-        for (struct slot *s = t->slots; s < t->slots + t->size; s++) free(s->entry);
+    for (uint32_t swept = 0; retired && swept < SWEEP_MAX; swept++) {
+        struct store *st = retired;
+        struct table *t = st->tables;
+        while (t < st->tables + TABLES && !t->slots) t++;
+        if (t == st->tables + TABLES) {
+            retired = st->next;
+            free(st);
+            continue;
+        }
+        for (uint32_t i = 0; i < t->size; i++) free(t->slots[i].entry);
         free(t->slots);
         swept += t->size;
         *t = (struct table){NULL, 0, 0};
     }
-    if (st) retired = st->next;
-    free(st);
 }
 
 /* Adds a line of the managers' file. Returns what is wrong with it, or NULL. */
@@ -645,8 +647,9 @@ static void managers_read(const char *path) {
     fclose(file);
 }
 
-/* An unknown name is hashed as well, like that of some manager, always the same: else the time that
- * the answer takes would tell which names are known. */
+/* For an unknown name the password is hashed as well, or the time that the answer takes would tell
+ * which names are known. Not always in the same way: hashes of several kinds take several times. So
+ * its own hash says which manager it's like, always the same one. */
 static bool manager_check(struct str name, struct str password) {
     char text[PASSWORD_MAX + 1];
     struct manager *m = managers, *known = managers;
@@ -683,7 +686,8 @@ static enum status command_auth(struct request *r) {
         r->data = STR("manager");
         return OK;
     }
-    event("refuse", c->name, STR("wrong name or password")); /* perhaps both in the wrong place */
+    event("refuse", c->name,
+          STR("wrong name or password")); /* a name may be a password typed too early */
     r->close = ++c->failures >= FAILURES_MAX;
     return UNAUTHORIZED;
 }
@@ -702,17 +706,7 @@ static enum status client_find(struct str who, struct client **found) {
     return *found ? OK : NOT_FOUND;
 }
 
-static enum status request_run_inner(struct request *r, struct str rest); /* below the table */
-
-static enum status command_manage(struct request *r) {
-    struct client *other;
-    struct str who = r->key, rest = r->value;
-    enum status status = client_find(who, &other);
-    if (status != OK) return status;
-    r->store = other->store;
-    r->key = r->value = STR("");
-    return request_run_inner(r, rest);
-}
+static enum status command_manage(struct request *r); /* below the table: it runs another command */
 
 /* == 8. Patterns ==================================================================================
  *
@@ -729,7 +723,8 @@ enum { STATES = 64 };
 /* A byte that no name has: it stands for the place before the first, or after the last one. */
 enum { TEXT_BEGIN = 1, TEXT_END = 2 };
 
-/* A piece of a pattern: the states it can begin with and end with, and whether nothing matches. */
+/* A piece of a pattern: the states it can begin with and end with, and whether the empty text matches
+ * it, too. */
 struct piece {
     uint64_t first, last;
     bool empty;
@@ -740,10 +735,8 @@ struct pattern {
     bool bad;        /* it's none, or none for us */
     int states;      /* so far */
     struct piece whole;
-    uint64_t entered[256];   /* by byte: the states that have it */
-    uint64_t follow[STATES]; /* by state: those that may come next */
-    uint64_t next[STATES / 8]
-                 [256]; /* by each eight states together: the same for any set of them */
+    uint64_t entered[256];          /* by byte: the states that have it */
+    uint64_t next[STATES / 8][256]; /* by any set of the nth eight states: those that may follow */
 };
 
 /* Reads the text, if it comes next. */
@@ -768,7 +761,7 @@ static int pattern_byte(struct pattern *p) {
 /* After any of these states, any of those may come. */
 static void pattern_follow(struct pattern *p, uint64_t states, uint64_t by) {
     for (int i = 0; i < STATES; i++)
-        if (states >> i & 1) p->follow[i] |= by;
+        if (states >> i & 1) p->next[i / 8][1 << i % 8] |= by;
 }
 
 static struct piece pattern_join(struct pattern *p, struct piece a, struct piece b) {
@@ -820,7 +813,8 @@ static struct piece pattern_bracket(struct pattern *p) {
             pattern_class(p, ascii);
             continue;
         }
-        if (p->rest.len == 0 || pattern_take(p, "[.") || pattern_take(p, "[=")) break;
+        p->bad |= p->rest.len == 0 || pattern_take(p, "[.") || pattern_take(p, "[=");
+        if (p->bad) break;
         int from = pattern_byte(p), to = from;
         if (p->rest.len > 1 && p->rest.bytes[1] != ']' && pattern_take(p, "-")) {
             to = pattern_byte(p);
@@ -896,13 +890,12 @@ static struct piece pattern_piece(struct pattern *p) {
     struct str atom = p->rest;
     bool anchor = pattern_sees(p, "^$");
     struct piece piece = pattern_atom(p);
-    if (anchor && pattern_sees(p, "*+?{")) p->bad = true;
-    bool star = pattern_take(p, "*"), plus = !star && pattern_take(p, "+");
-    if (star || plus) pattern_follow(p, piece.last, piece.first);
-    bool option = !star && !plus && pattern_take(p, "?");
-    if (star || option) piece.empty = true;
-    if (!star && !plus && !option && pattern_take(p, "{")) piece = pattern_times(p, atom, piece);
-    if (pattern_sees(p, "*+?{")) p->bad = true;
+    if (!pattern_sees(p, "*+?{")) return piece;
+    int times = pattern_byte(p);
+    if (times == '{') piece = pattern_times(p, atom, piece);
+    if (times == '*' || times == '+') pattern_follow(p, piece.last, piece.first);
+    if (times == '*' || times == '?') piece.empty = true;
+    if (anchor || pattern_sees(p, "*+?{")) p->bad = true;
     return piece;
 }
 
@@ -926,12 +919,9 @@ static bool pattern_read(struct pattern *p, struct str text) {
     p->rest = text;
     p->whole = pattern_choice(p);
     if (p->bad || p->rest.len > 0) return false;
-    for (int i = 0; i < STATES / 8; i++)
-        for (int set = 1; set < 256; set++) {
-            int lowest = 0;
-            while (!(set >> lowest & 1)) lowest++;
-            p->next[i][set] = p->next[i][set & (set - 1)] | p->follow[8 * i + lowest];
-        }
+    for (int i = 0; i < STATES / 8; i++) /* a set: its lowest state, and the others */
+        for (int set = 1; set < 256; set++)
+            p->next[i][set] = p->next[i][set & -set] | p->next[i][set & (set - 1)];
     return true;
 }
 
@@ -986,7 +976,6 @@ struct message {
 };
 
 struct mailbox {
-    struct mailbox *next, **link;          /* of all mailboxes; link is what points to this one */
     struct message *first, *last, *unsent; /* unsent: the first that is not in out */
     int messages;
     size_t bytes;                 /* of texts */
@@ -997,8 +986,8 @@ struct mailbox {
     char name[];
 };
 
-static struct mailbox *mailboxes;  /* all, in no order */
-static struct store mailbox_names; /* a value is the bytes of a pointer */
+static struct mailbox *mailboxes[MAILBOXES_MAX]; /* sorted by name */
+static size_t mailboxes_len;
 
 static bool frame_append(struct buf *out, const char *verb, struct str text); /* see Frames */
 
@@ -1006,13 +995,30 @@ static struct str mailbox_name(const struct mailbox *box) {
     return (struct str){box->name, box->name_len};
 }
 
+/* Byte by byte; the beginning of a name comes before the name. */
+static int name_compare(struct str a, struct str b) {
+    int order = memcmp(a.bytes, b.bytes, a.len < b.len ? a.len : b.len);
+    return order ? order : (a.len > b.len) - (a.len < b.len);
+}
+
+/* Where the user's mailbox is, or would be. */
+static size_t mailbox_place(struct str user) {
+    size_t low = 0, high = mailboxes_len;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (name_compare(mailbox_name(mailboxes[middle]), user) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 /* NULL: there is none. */
 static struct mailbox *mailbox_find(struct str user) {
-    struct mailbox *box;
-    struct str pointer;
-    if (!store_get(&mailbox_names, user, &pointer)) return NULL;
-    memcpy(&box, pointer.bytes, sizeof box);
-    return box;
+    size_t at = mailbox_place(user);
+    bool found = at < mailboxes_len && str_equal(mailbox_name(mailboxes[at]), user);
+    return found ? mailboxes[at] : NULL;
 }
 
 /* False: out of memory. */
@@ -1090,32 +1096,26 @@ static void mailbox_taken(struct client *c) {
 }
 
 static enum status command_create(struct request *r) {
+    size_t at = mailbox_place(r->key);
     if (mailbox_find(r->key)) return CONFLICT;
-    if (mailbox_names.keys == MAILBOXES_MAX) return FULL;
+    if (mailboxes_len == MAILBOXES_MAX) return FULL;
     struct mailbox *box = malloc(sizeof *box + r->key.len);
     if (!box) return SERVER_ERROR;
     *box = (struct mailbox){.name_len = r->key.len};
     memcpy(box->name, r->key.bytes, r->key.len);
-    if (store_put(&mailbox_names, r->key, (struct str){(char *)&box, sizeof box}) == NOT_STORED) {
-        free(box);
-        return SERVER_ERROR;
-    }
-    box->next = mailboxes;
-    box->link = &mailboxes;
-    if (mailboxes) mailboxes->link = &box->next;
-    mailboxes = box;
+    memmove(mailboxes + at + 1, mailboxes + at, (mailboxes_len++ - at) * sizeof *mailboxes);
+    mailboxes[at] = box;
     return CREATED;
 }
 
 static enum status command_delete(struct request *r) {
+    size_t at = mailbox_place(r->key);
     struct mailbox *box = mailbox_find(r->key);
     if (!box) return NOT_FOUND;
     if (box->holder) mailbox_leave(box->holder);
     while (box->first) mailbox_pop(box);
-    *box->link = box->next;
-    if (box->next) box->next->link = box->link;
-    store_del(&mailbox_names, r->key);
     free(box);
+    memmove(mailboxes + at, mailboxes + at + 1, (--mailboxes_len - at) * sizeof *mailboxes);
     return NO_CONTENT;
 }
 
@@ -1154,32 +1154,20 @@ static enum status command_connect(struct request *r) {
     return OK;
 }
 
-/* For qsort(): byte by byte, a beginning before what it begins. */
-static int mailbox_compare(const void *a, const void *b) {
-    struct str x = mailbox_name(*(struct mailbox *const *)a);
-    struct str y = mailbox_name(*(struct mailbox *const *)b);
-    int order = memcmp(x.bytes, y.bytes, x.len < y.len ? x.len : y.len);
-    return order ? order : (x.len > y.len) - (x.len < y.len);
-}
-
 static enum status command_list(struct request *r) {
     static struct pattern pattern;
-    static struct mailbox *found[MAILBOXES_MAX];
     static struct buf names;
+    names.len = 0;
     r->slow = true;
     if (r->key.len && !pattern_read(&pattern, r->key)) return BAD_REQUEST;
-    size_t count = 0;
-    for (struct mailbox *box = mailboxes; box; box = box->next)
-        if (!r->key.len || pattern_matches(&pattern, mailbox_name(box))) found[count++] = box;
-    if (count == 0) return OK;
-    qsort(found, count, sizeof *found, mailbox_compare);
-    if (names.len) buf_consume(&names, names.len);
-    for (size_t i = 0; i < count; i++) {
-        if (!buf_reserve(&names, 1 + KEY_MAX)) return SERVER_ERROR;
-        if (i > 0) buf_append(&names, r->client->wire == FRAMES ? STR(",") : STR(" "));
-        buf_append(&names, mailbox_name(found[i]));
+    for (size_t i = 0; i < mailboxes_len; i++) {
+        struct str name = mailbox_name(mailboxes[i]);
+        if (r->key.len && !pattern_matches(&pattern, name)) continue;
+        if (!buf_reserve(&names, 1 + name.len)) return SERVER_ERROR;
+        if (names.len) buf_append(&names, r->client->wire == FRAMES ? STR(",") : STR(" "));
+        buf_append(&names, name);
     }
-    r->data = (struct str){names.bytes, names.len};
+    if (names.len) r->data = (struct str){names.bytes, names.len};
     return OK;
 }
 
@@ -1190,9 +1178,8 @@ static enum status command_list(struct request *r) {
  * The table of commands is the heart of the program. A line is compared with it from left to right,
  * and the first thing that's wrong decides: one request has one answer. */
 
-/* A command ON_STORE can be run by MANAGE, too; ON_USER, with a user's name as its key, and ON_USERS
- * can come in a frame. */
-enum kind { GENERAL, ON_STORE, FOR_MANAGERS, ON_USER, ON_USERS };
+/* MANAGE can run what is ON_STORE; what is ON_MAILBOX can come in a frame. */
+enum kind { GENERAL, ON_STORE, FOR_MANAGERS, ON_MAILBOX };
 
 static struct command {
     const char *verb;
@@ -1214,12 +1201,12 @@ static struct command {
      "AUTH needs a user and a password of up to 250 bytes", 0},
     {"MANAGE", FOR_MANAGERS, 2, 2, command_manage, "MANAGE port PUT|GET|DEL key [value]",
      "MANAGE needs a port and a PUT, GET or DEL", 0},
-    {"CREATE", ON_USER, 1, 1, command_create, "CREATE user", "CREATE needs a user", 0},
-    {"DELETE", ON_USER, 1, 1, command_delete, "DELETE user", "DELETE needs a user", 0},
-    {"LIST", ON_USERS, 0, 1, command_list, "LIST [pattern]",
+    {"CREATE", ON_MAILBOX, 1, 1, command_create, "CREATE user", "CREATE needs a user", 0},
+    {"DELETE", ON_MAILBOX, 1, 1, command_delete, "DELETE user", "DELETE needs a user", 0},
+    {"LIST", ON_MAILBOX, 0, 1, command_list, "LIST [pattern]",
      "LIST takes nothing or a pattern of the kind that docs/protocol.md describes", 0},
-    {"SEND", ON_USER, 2, 2, command_send, "SEND user text", "SEND needs a user and a text", 0},
-    {"CONNECT", ON_USER, 1, 1, command_connect, "CONNECT user", "CONNECT needs a user", 0},
+    {"SEND", ON_MAILBOX, 2, 2, command_send, "SEND user text", "SEND needs a user and a text", 0},
+    {"CONNECT", ON_MAILBOX, 1, 1, command_connect, "CONNECT user", "CONNECT needs a user", 0},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -1253,36 +1240,41 @@ static enum status command_stats(struct request *r) {
     return OK;
 }
 
-/* Checks the form of the arguments, and runs the command. */
-static enum status request_check(struct request *r, const struct command *command, int given) {
-    r->command = command;
-    if (given < command->least || given > command->most) return request_bad(r, command->reason);
-    if ((given > 0 && !r->key.len) || (given > 1 && !r->value.len))
-        return request_bad(r, "a field is empty: one space stands between two fields");
-    if (r->key.len > KEY_MAX) return request_bad(r, "the key is longer than 250 bytes");
-    if (str_has_control(r->key)) return request_bad(r, "the key has a control character in it");
-    if (command->kind == ON_USER &&
-        (memchr(r->key.bytes, ',', r->key.len) || memchr(r->key.bytes, ' ', r->key.len)))
-        return request_bad(r, "a user's name has no comma and no space");
-    enum status status = command->run(r);
-    return status == BAD_REQUEST && !r->reason.len ? request_bad(r, command->reason) : status;
-}
-
-/* Cuts the arguments, which rest has if there are more, and goes on with them. */
-static enum status request_apply(struct request *r, const struct command *command, bool more,
-                                 struct str rest) {
+/* Cuts the arguments, which rest has if there are more, and checks their form. */
+static bool request_arguments(struct request *r, const struct command *command, bool more,
+                              struct str rest) {
     int given = more;
+    r->command = command;
+    r->key = r->value = STR("");
     if (more && str_field(&rest, &r->key)) r->value = rest, given++;
-    return request_check(r, command, given);
+    const char *wrong = NULL;
+    if (given < command->least || given > command->most)
+        wrong = command->reason;
+    else if ((given > 0 && !r->key.len) || (given > 1 && !r->value.len))
+        wrong = "a field is empty: one space stands between two fields";
+    else if (r->key.len > KEY_MAX)
+        wrong = "the key is longer than 250 bytes";
+    else if (str_has_control(r->key))
+        wrong = "the key has a control character in it";
+    else if (command->kind == ON_MAILBOX && command->run != command_list &&
+             memchr(r->key.bytes, ',', r->key.len))
+        wrong = "a user's name has no comma";
+    if (wrong) request_bad(r, wrong);
+    return !wrong;
 }
 
-/* What MANAGE is to run. */
-static enum status request_run_inner(struct request *r, struct str rest) {
-    struct str verb;
+/* Its own form and that of the command come first, and then whether there is such a client. */
+static enum status command_manage(struct request *r) {
+    struct str who = r->key, rest = r->value, verb;
+    struct client *other;
     bool more = str_field(&rest, &verb);
     struct command *command = request_command(verb);
     if (!command || command->kind != ON_STORE) return BAD_REQUEST;
-    return request_apply(r, command, more, rest);
+    if (!request_arguments(r, command, more, rest)) return BAD_REQUEST;
+    enum status status = client_find(who, &other);
+    if (status != OK) return status;
+    r->store = other->store;
+    return command->run(r);
 }
 
 static enum status request_run(struct request *r, struct str line) {
@@ -1299,17 +1291,20 @@ static enum status request_run(struct request *r, struct str line) {
     if (!str_is_text(line)) return request_bad(r, "the line is not UTF-8, or has a NUL in it");
     if (!has_verb) return request_bad(r, "the verb is missing");
     if (!command) return request_bad(r, "there is no such verb; verbs are upper case");
-    return request_apply(r, command, more, rest);
+    if (!request_arguments(r, command, more, rest)) return BAD_REQUEST;
+    enum status status = command->run(r);
+    return status == BAD_REQUEST && !r->reason.len ? request_bad(r, command->reason) : status;
 }
 
-/* What of a line may be logged. A password must not be, even if what came before it is misspelt. */
+/* What of a line may be logged. A password must not be, even if what came before it is misspelt: so
+ * where there are managers, only a line that is known to have none is shown whole. */
 static struct str request_shown(struct str line) {
     struct str version, verb = STR(""), rest = line;
     if (str_field(&rest, &version)) str_field(&rest, &verb);
     struct command *command = request_command(verb);
     bool is_auth = command && command->run == command_auth;
     if (is_auth) return (struct str){line.bytes, version.len + 1 + verb.len};
-    bool is_known = command && str_equal(version, STR("KV/1.0"));
+    bool is_known = command && str_equal(version, STR("KV/1.0")) && command->kind != FOR_MANAGERS;
     return is_known || !managers ? line : version;
 }
 
@@ -1361,39 +1356,31 @@ static void frame_reply(struct buf *out, const struct request *r, enum status st
     if (!frame_append(out, verb, has_text ? r->data : STR(""))) frame_append(out, "error", STR(""));
 }
 
-/* Without the padding. */
-static struct str frame_text(struct str frame) {
+/* The request of KV/1.0 that asks for the same; the line is good until the next call. NULL, or what is
+ * wrong with the frame. A space in a name would make two fields of it, and an LF two lines. */
+static const char *frame_to_line(struct str frame, struct str *line) {
+    static char text[sizeof "KV/1.0 " + FRAME_SIZE];
+    size_t len = strlen(strcpy(text, "KV/1.0 ")), i = 0;
     while (frame.len > FRAME_VERB && frame.bytes[frame.len - 1] == '\0') frame.len--;
-    return frame;
-}
-
-static enum status frame_run(struct request *r, struct str frame) {
-    char verb[FRAME_VERB + 1] = "";
-    frame = frame_text(frame);
-    if (frame.len < FRAME_VERB) return request_bad(r, "a frame begins with a verb in 15 bytes");
-    for (size_t i = 0; i < FRAME_VERB; i++) {
-        char byte = frame.bytes[i];
-        bool ended = i > 0 && verb[i - 1] == '\0';
-        if (byte && (ended || byte < 'a' || byte > 'z'))
-            return request_bad(r, "a verb is lower case and padded with NULs");
-        verb[i] = byte ? (char)(byte - 'a' + 'A') : '\0';
+    *line = frame;
+    if (frame.len < FRAME_VERB) return "a frame begins with a verb in 15 bytes";
+    for (; i < FRAME_VERB && frame.bytes[i] >= 'a' && frame.bytes[i] <= 'z'; i++)
+        text[len++] = (char)(frame.bytes[i] - 'a' + 'A');
+    struct command *command = request_command((struct str){text + len - i, i});
+    while (i < FRAME_VERB && frame.bytes[i] == '\0') i++;
+    if (i < FRAME_VERB) return "a verb is lower case and padded with NULs";
+    if (!command || command->kind != ON_MAILBOX) return "there is no such verb";
+    struct str key = {frame.bytes + FRAME_VERB, frame.len - FRAME_VERB};
+    const char *comma = command->most == 2 ? memchr(key.bytes, ',', key.len) : NULL;
+    if (memchr(key.bytes, '\n', key.len)) return "there is a line feed in the arguments";
+    if (key.len) text[len++] = ' ';
+    memcpy(text + len, key.bytes, key.len);
+    *line = (struct str){text, len + key.len};
+    if (comma) {
+        key.len = (size_t)(comma - key.bytes);
+        text[len + key.len] = ' ';
     }
-    struct str arguments = {frame.bytes + FRAME_VERB, frame.len - FRAME_VERB};
-    if (!str_is_text(arguments) || memchr(arguments.bytes, '\n', arguments.len))
-        return request_bad(r, "the arguments are not UTF-8, or have a NUL or a line feed in them");
-    struct command *command = request_command(str_of(verb));
-    if (!command || (command->kind != ON_USER && command->kind != ON_USERS))
-        return request_bad(r, "there is no such verb");
-    command->count++;
-    int given = arguments.len > 0;
-    const char *comma = memchr(arguments.bytes, ',', arguments.len);
-    r->key = arguments;
-    if (command->most == 2 && comma) {
-        r->key.len = (size_t)(comma - arguments.bytes);
-        r->value = (struct str){comma + 1, arguments.len - r->key.len - 1};
-        given = 2;
-    }
-    return request_check(r, command, given);
+    return memchr(key.bytes, ' ', key.len) ? "there is a space in a name" : NULL;
 }
 
 /* == 12. Clients ==================================================================================
@@ -1441,24 +1428,23 @@ static void client_quit(struct client *c) {
 /* Runs a line and appends the reply. If there is a reason, it's not run: 400. False: enough for one
  * turn of the loop. */
 static bool client_answer(struct client *c, struct str line, const char *reason) {
-    struct request r = {c, NULL, c->store, STR(""), STR(""), STR(""), str_of(reason), false, false};
+    struct str none = STR("");
+    struct request r = {.client = c, .store = c->store, .key = none, .value = none, .data = none};
+    r.reason = str_of(reason);
     server.served++;
     c->active = server.now;
-    bool framed = c->wire == FRAMES;
-    if (options[VERBOSE].value)
-        event("request", c->name, framed ? frame_text(line) : request_shown(line));
-    enum status status = *reason  ? BAD_REQUEST
-                         : framed ? frame_run(&r, line)
-                                  : request_run(&r, line);
+    if (options[VERBOSE].value) event("request", c->name, request_shown(line));
+    enum status status = *reason ? BAD_REQUEST : request_run(&r, line);
     if (r.reason.len && c->reasons < REASONS_MAX) c->reasons++, event("bad", c->name, r.reason);
     if (r.reason.len && options[EXPLAIN].value) r.data = r.reason;
     size_t before = c->out.len;
-    if (framed)
+    if (c->wire == FRAMES)
         frame_reply(&c->out, &r, status);
     else
         reply(&c->out, status, r.data);
     struct str sent = {c->out.bytes + before, c->out.len - before - 1};
-    if (options[VERBOSE].value) event("reply", c->name, framed ? statuses[status] : sent);
+    if (options[VERBOSE].value)
+        event("reply", c->name, c->wire == FRAMES ? statuses[status] : sent);
     if (r.close) client_quit(c);
     return !r.slow;
 }
@@ -1485,7 +1471,9 @@ static void client_run_frames(struct client *c) {
     while (at < c->in_len && !enough && c->out.len < OUTPUT_MAX &&
            buf_reserve(&c->out, FRAME_SIZE)) {
         size_t n = c->in_len - at < FRAME_SIZE ? c->in_len - at : FRAME_SIZE;
-        enough = !client_answer(c, (struct str){c->in + at, n}, "");
+        struct str line;
+        const char *wrong = frame_to_line((struct str){c->in + at, n}, &line);
+        enough = !client_answer(c, line, wrong ? wrong : "");
         at += n;
         c->pads |= n == FRAME_SIZE;
         c->padding = c->pads ? FRAME_SIZE - n : 0;
@@ -1612,10 +1600,11 @@ static void address_name(const struct sockaddr_storage *address, socklen_t len, 
  * without a word is noticed in the end. Both are good to have, and not having them is no error. */
 static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *address,
                        socklen_t size) {
-    struct client c = {.phase = OPEN, .wire = wire, .store = store_open(), .active = server.now};
+    struct client c = {.phase = OPEN, .wire = wire, .store = &store, .active = server.now};
     int on = 1;
     address_name(address, size, c.name);
     bool room = server.spare >= 0 && fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
+    if (room && wire == LINES) c.store = store_open();
     if (!room || !c.store || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || !buf_reserve(&c.out, BUF_SIZE)) {
         if (c.store) store_close(c.store);
         server.refused++;
@@ -1739,7 +1728,7 @@ static void loop_turn(void) {
     store_sweep();
 }
 
-/* Until a signal ends it. Then those who wait are the last to be taken, and what has arrived is
+/* Until a signal or a QUIT ends it. Then those who wait are the last to be taken, and what has arrived is
  * answered; whoever has not read that after LINGER_MS is left. */
 static void loop_run(void) {
     while (!server.stopping) loop_turn();

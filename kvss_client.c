@@ -60,7 +60,7 @@ static const struct command {
     {"DELETE", 2, "delete USER", "delete it with its messages: 204, or 404"},
     {"LIST", 2, "list [PATTERN]", "show the users, or those that a regular expression matches"},
     {"SEND", 2, "send USER TEXT", "send a message: 200 delivered, 202 it waits in the mailbox"},
-    {"CONNECT", 2, "connect USER", "get the user's messages, these and those to come"},
+    {"CONNECT", 2, "connect USER", "get the user's messages, at the prompt as they come"},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -105,6 +105,7 @@ frames() {
         gets "$FD" error
     done
     printf 'li\0st\0\0\0\0\0\0\0\0\0\0' >&"$FD";       gets "$FD" error
+    printf 'list\0st\0\0\0\0\0\0\0\0' >&"$FD";         gets "$FD" error
     printf '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0list' >&"$FD"; gets "$FD" error
     printf '\0' >&"$FD";                                gets "$FD" error
     # Arguments that are missing, too many, or not what a name or a text can be.
@@ -148,7 +149,7 @@ frames() {
 
 @test "--explain: an error says why" {
     serve_frames --explain
-    frames create a,b error "a user's name has no comma and no space"
+    frames create a,b error "a user's name has no comma"
     frames frob bob error 'there is no such verb'
     frames send bob error 'SEND needs a user and a text'
 }
@@ -369,10 +370,14 @@ frames() {
     hang_up "$old"
 }
 
-@test "--verbose logs frames without their padding" {
+@test "--verbose logs frames as the requests of KV/1.0 that they stand for, and bad ones as they are" {
     serve_frames --verbose
     frames list '' list ''
-    grep -q ' request 127\.0\.0\.1:[0-9]* list\(\\x00\)\{11\}$' "$LOG"
+    frames send 'bob,hello, you' notok
+    frames frob '' error
+    grep -q ' request 127\.0\.0\.1:[0-9]* KV/1\.0 LIST$' "$LOG"
+    grep -q ' request 127\.0\.0\.1:[0-9]* KV/1\.0 SEND bob hello, you$' "$LOG"
+    grep -q ' request 127\.0\.0\.1:[0-9]* frob\(\\x00\)\{11\}$' "$LOG"
     grep -q ' reply 127\.0\.0\.1:[0-9]* 200 OK$' "$LOG"
 }
 

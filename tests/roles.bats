@@ -159,7 +159,7 @@ own_port() {
     serve --verbose --explain --managers "$MANAGERS"
     ask 'KV/1.0 AUTH adam s3cret' 'KV/1.0 AUTH adam eve' 'KV/1.0 auth adam s3cret' 'AUTH adam s3cret' \
         'KV/1.0  AUTH adam s3cret' 'KV/1.0 AUHT adam s3cret' $'KV/1.0\tAUTH\tadam\ts3cret' \
-        'KV/1.1 AUTH adam s3cret' $'KV/1.0 AUTH adam s3cret\xff' 'KV/1.0 GET shown' \
+        'KV/1.1 AUTH adam s3cret' $'KV/1.0 AUTH adam s3cret\xff' 'KV/1.0 GET shown' 'KV/1.0 MANAGE 1 AUTH adam s3cret' \
         "KV/1.0 AUTH adam s3cret$(printf '%070000d' 0)"
     printf 'KV/1.0 AUTH adam s3cret' | talk
     run ! grep -w -e s3cret -e eve "$LOG"
@@ -233,6 +233,8 @@ own_port() {
     says "$one" "KV/1.0 MANAGE $port get k" "$form"
     says "$one" "KV/1.0 MANAGE $port STATS" "$form"
     says "$one" "KV/1.0 MANAGE $port MANAGE $port GET k" "$form"
+    says "$one" 'KV/1.0 MANAGE 1 GET' '400 BAD_REQUEST GET needs a key and nothing more'
+    says "$one" 'KV/1.0 MANAGE 1 FROB' "$form"
     says "$one" "KV/1.0 MANAGE $port GET" '400 BAD_REQUEST GET needs a key and nothing more'
     says "$one" "KV/1.0 MANAGE $port GET " '400 BAD_REQUEST a field is empty: one space stands between two fields'
     says "$one" "KV/1.0 MANAGE $port PUT k" '400 BAD_REQUEST PUT needs a key and a value'
