@@ -958,9 +958,9 @@ static bool pattern_matches(const struct pattern *p, struct str text) {
  *
  * A message stays in the mailbox until the kernel has taken its last byte. So messages go to the end
  * of the holder's out buffer when all its requests have been answered, and no request is run until
- * they are gone: what is at the end of out is messages, and nothing else. From a holder that loses
- * the mailbox before that, they are taken back by cutting out short. Only if the kernel has the
- * beginning of a message and not its end, that can't be undone: then the connection is ended. */
+ * they are gone: what is at the end of that buffer is messages, and nothing else. From a holder that
+ * loses the mailbox before that, they are taken back by cutting the buffer short. Only if the kernel
+ * has the beginning of a message and not its end, that can't be undone: the connection is ended. */
 
 enum {
     MAILBOXES_MAX = 10000,   /* LIST looks at them all, in a few milliseconds */
@@ -1609,7 +1609,7 @@ static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *ad
         if (c.store) store_close(c.store);
         server.refused++;
         event("refuse", c.name, STR("no room for one more client"));
-        char line[FRAME_SIZE] = "error"; /* what it is on frames */
+        char line[FRAME_SIZE] = "error"; /* and NULs: a whole frame */
         int len = FRAME_SIZE;
         if (wire == LINES) len = snprintf(line, sizeof line, "%s\n", statuses[UNAVAILABLE].bytes);
         (void)send(fd, line, (size_t)len, 0);
