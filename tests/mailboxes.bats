@@ -527,7 +527,9 @@ complete() {
     done
     send first {1..500}
     wait_until 20 grep -q '^1' got.3
+    kill -s STOP "$PID" # so that it's midway
     for i in "${killed[@]}"; do kill -s KILL "${PIDS[i]}"; done
+    kill -s CONT "$PID"
     send second "${alive[@]}"
     # All that the living send is run, and so is the STATS after it.
     answered() { [ "$(for i in "${alive[@]}"; do cat "got.$i"; done | grep -c '^2')" = $((${#alive[@]} * 999)) ]; }
