@@ -6,14 +6,15 @@
  *     4. Replies    the table of statuses
  *     5. State      what is known of the server and of each client
  *     6. Commands   PUT GET DEL STATS QUIT
- *     7. Roles      beyond the lab: a store for each client, managers
- *     8. Patterns   beyond the lab: regular expressions
- *     9. Mailboxes  beyond the lab: CREATE DELETE LIST SEND CONNECT
- *    10. Requests   a line becomes a reply; the table of commands
- *    11. Frames     beyond the lab: the mailboxes on another wire
- *    12. Clients    a connection: read, run, write, close
- *    13. Loop       select(), accept, stop
- *    14. Start      the table of options, the listening sockets, main
+ *     7. Expiry     beyond the lab: EXPIRE TTL
+ *     8. Roles      beyond the lab: a store for each client, managers
+ *     9. Patterns   beyond the lab: regular expressions
+ *    10. Mailboxes  beyond the lab: CREATE DELETE LIST SEND CONNECT
+ *    11. Requests   a line becomes a reply; the table of commands
+ *    12. Frames     beyond the lab: the mailboxes on another wire
+ *    13. Clients    a connection: read, run, write, close
+ *    14. Loop       select(), accept, stop
+ *    15. Start      the table of options, the listening sockets, main
  *
  * A request goes down the file and never back up:
  *
@@ -245,7 +246,8 @@ enum {
 struct entry { /* one allocation, sized exactly */
     uint32_t value_len;
     uint8_t key_len; /* 1 to KEY_MAX */
-    char bytes[];    /* the key, then the value */
+    bool expires;    /* see Expiry */
+    char bytes[];    /* the key, then the value; then, if it expires, its place in the heap */
 };
 
 struct slot {
@@ -261,8 +263,10 @@ struct table {
 static struct store {
     struct table tables[TABLES];
     unsigned long long keys, bytes; /* bytes: of all entries */
-    struct store *next;             /* of the list that it's in, if any */
-} store;                            /* the one that all share */
+    struct deadline *deadlines;     /* a heap; see Expiry */
+    uint32_t deadlines_len, deadlines_size;
+    struct store *next; /* of the list that it's in, if any */
+} store;                /* the one that all share */
 
 static uint64_t store_seed[2];
 
@@ -348,14 +352,40 @@ static void table_remove(struct table *t, struct slot *s) {
     t->used--;
 }
 
+static bool expiry_is_past(const struct store *st, const struct entry *e); /* see Expiry */
+static void expiry_forget(struct store *st, const struct entry *e);
+
 static size_t entry_size(const struct entry *e) {
-    return offsetof(struct entry, bytes) + e->key_len + e->value_len;
+    size_t place = e->expires ? sizeof(uint32_t) : 0;
+    return offsetof(struct entry, bytes) + e->key_len + e->value_len + place;
+}
+
+static void store_free(struct store *st, struct entry *e) {
+    if (e->expires) expiry_forget(st, e);
+    st->bytes -= entry_size(e);
+    free(e);
+}
+
+/* A table nearly empty shrinks, or stays where there is no memory. */
+static void store_remove(struct store *st, struct table *t, struct slot *s) {
+    store_free(st, s->entry);
+    st->keys--;
+    table_remove(t, s);
+    if (t->size > TABLE_MIN && t->used < t->size / 8) table_resize(t, t->size / 2);
+}
+
+/* As table_find() does it; but an entry whose time is past is removed. */
+static struct slot *store_find(struct store *st, uint64_t hash, struct str key) {
+    struct table *t = &st->tables[hash >> 56];
+    struct slot *s = table_find(t, (uint32_t)hash, key);
+    if (!s || !s->entry || !s->entry->expires || !expiry_is_past(st, s->entry)) return s;
+    store_remove(st, t, s);
+    return table_find(t, (uint32_t)hash, key);
 }
 
 /* False: there is no such key. The value is good until the store changes. */
-static bool store_get(const struct store *st, struct str key, struct str *value) {
-    uint64_t hash = store_hash(key);
-    struct slot *s = table_find(&st->tables[hash >> 56], (uint32_t)hash, key);
+static bool store_get(struct store *st, struct str key, struct str *value) {
+    struct slot *s = store_find(st, store_hash(key), key);
     if (!s || !s->entry) return false;
     *value = (struct str){s->entry->bytes + s->entry->key_len, s->entry->value_len};
     return true;
@@ -368,7 +398,7 @@ enum stored { STORED_NEW, STORED_OVER, NOT_STORED };
 static enum stored store_put(struct store *st, struct str key, struct str value) {
     uint64_t hash = store_hash(key);
     struct table *t = &st->tables[hash >> 56];
-    struct slot *s = table_find(t, (uint32_t)hash, key);
+    struct slot *s = store_find(st, hash, key);
     bool added = !s || !s->entry;
     if (added && t->used >= t->size / 4 * 3) {
         bool grown = table_resize(t, t->size ? t->size * 2 : TABLE_MIN);
@@ -379,27 +409,23 @@ static enum stored store_put(struct store *st, struct str key, struct str value)
     if (!e) return NOT_STORED;
     e->key_len = (uint8_t)key.len;
     e->value_len = (uint32_t)value.len;
+    e->expires = false;
     memcpy(e->bytes, key.bytes, key.len);
     memcpy(e->bytes + key.len, value.bytes, value.len);
-    st->bytes += entry_size(e) - (added ? 0 : entry_size(s->entry));
-    free(s->entry);
+    if (!added) store_free(st, s->entry);
     *s = (struct slot){e, (uint32_t)hash};
+    st->bytes += entry_size(e);
     t->used += added;
     st->keys += added;
     return added ? STORED_NEW : STORED_OVER;
 }
 
-/* False: there is no such key. A table nearly empty shrinks, or stays where there is no memory. */
+/* False: there is no such key. */
 static bool store_del(struct store *st, struct str key) {
     uint64_t hash = store_hash(key);
-    struct table *t = &st->tables[hash >> 56];
-    struct slot *s = table_find(t, (uint32_t)hash, key);
+    struct slot *s = store_find(st, hash, key);
     if (!s || !s->entry) return false;
-    st->bytes -= entry_size(s->entry);
-    st->keys--;
-    free(s->entry);
-    table_remove(t, s);
-    if (t->size > TABLE_MIN && t->used < t->size / 8) table_resize(t, t->size / 2);
+    store_remove(st, &st->tables[hash >> 56], s);
     return true;
 }
 
@@ -460,16 +486,18 @@ static void reply(struct buf *out, enum status status, struct str data) {
 /* == 5. State =====================================================================================
  *
  * What is known between two turns of the loop: of the server, and of each client. A command sees it
- * through the request that it gets. What becomes of a client is told in chapter 12. */
+ * through the request that it gets. What becomes of a client is told in chapter 13. */
 
 enum phase { CLOSED, OPEN, ENDING, QUITTING, LINGERING };
 
-enum wire { LINES, FRAMES, WIRES }; /* KV/1.0, and the one of chapter 11 */
+enum wire { LINES, FRAMES, WIRES }; /* KV/1.0, and the one of chapter 12 */
 
 enum {
     ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535",
     OUTPUT_MAX = 32768, /* bytes of replies: with more of them waiting, no request is run */
 };
+
+static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reach */
 
 static struct client {
     enum phase phase;
@@ -545,7 +573,138 @@ static enum status command_quit(struct request *r) {
     return OK;
 }
 
-/* == 7. Roles =====================================================================================
+/* == 7. Expiry ====================================================================================
+ *
+ * Beyond the lab. A key may have a deadline, and is gone from then on. The deadlines of a store are
+ * a heap (Williams, 1964): a tree in an array, where the children of i are 2i + 1 and 2i + 2, and no
+ * deadline is before its parent's. So the first is the next one, and to add one, or to take one out
+ * anywhere, takes no more steps than the tree is high. An entry knows its place in the heap.
+ *
+ * No command sees a key whose deadline is past: the search for it removes it. Those that nobody asks
+ * for are removed a few each turn of the loop, which wakes up for them. Time is the monotonic
+ * clock's, so that nobody who sets the clock of the machine makes keys vanish, or stay for ever. */
+
+enum {
+    EXPIRY_MAX = 10 * 365 * 86400, /* seconds: ten years */
+    EXPIRY_STEP = 500,             /* keys removed in a turn */
+    DEADLINES_MIN = 64             /* of the array */
+};
+
+struct deadline {
+    uint64_t at; /* ms, of the monotonic clock */
+    struct entry *entry;
+};
+
+/* Bytes of an entry are not aligned, so its place is copied there and back. */
+static uint32_t expiry_place(const struct entry *e) {
+    uint32_t place;
+    memcpy(&place, e->bytes + e->key_len + e->value_len, sizeof place);
+    return place;
+}
+
+static void expiry_set(struct store *st, uint32_t place, struct deadline d) {
+    st->deadlines[place] = d;
+    memcpy(d.entry->bytes + d.entry->key_len + d.entry->value_len, &place, sizeof place);
+}
+
+/* Finds the deadline its place, from this one on: up past those that are later, or down. */
+static void expiry_sift(struct store *st, uint32_t place, struct deadline d) {
+    struct deadline *heap = st->deadlines;
+    for (; place > 0 && d.at < heap[(place - 1) / 2].at; place = (place - 1) / 2)
+        expiry_set(st, place, heap[(place - 1) / 2]);
+    for (uint32_t child; (child = 2 * place + 1) < st->deadlines_len; place = child) {
+        if (child + 1 < st->deadlines_len && heap[child + 1].at < heap[child].at) child++;
+        if (d.at <= heap[child].at) break;
+        expiry_set(st, place, heap[child]);
+    }
+    expiry_set(st, place, d);
+}
+
+static bool expiry_is_past(const struct store *st, const struct entry *e) {
+    return st->deadlines[expiry_place(e)].at <= server.now;
+}
+
+/* Takes out the deadline of an entry; the last of the array fills the gap. The array shrinks when it
+ * is mostly empty. */
+static void expiry_forget(struct store *st, const struct entry *e) {
+    uint32_t place = expiry_place(e), half = st->deadlines_size / 2;
+    struct deadline last = st->deadlines[--st->deadlines_len];
+    if (place < st->deadlines_len) expiry_sift(st, place, last);
+    if (half < DEADLINES_MIN || st->deadlines_len > half / 2) return;
+    struct deadline *smaller = realloc(st->deadlines, half * sizeof *smaller);
+    if (smaller) st->deadlines = smaller, st->deadlines_size = half;
+}
+
+/* Makes room for one more deadline, and for its place in the entry, which may move. False: out of
+ * memory, and nothing has changed. */
+static bool expiry_begin(struct store *st, struct slot *s) {
+    if (st->deadlines_len == st->deadlines_size) {
+        uint32_t size = st->deadlines_size ? st->deadlines_size * 2 : DEADLINES_MIN;
+        struct deadline *larger = realloc(st->deadlines, size * sizeof *larger);
+        if (!larger) return false;
+        st->deadlines = larger;
+        st->deadlines_size = size;
+    }
+    struct entry *e = realloc(s->entry, entry_size(s->entry) + sizeof(uint32_t));
+    if (!e) return false;
+    e->expires = true;
+    st->bytes += sizeof(uint32_t);
+    s->entry = e;
+    st->deadlines_len++;
+    return true;
+}
+
+/* How many are past: all of them are at the top of the tree. */
+static unsigned long long expiry_past(const struct store *st, uint32_t place) {
+    if (place >= st->deadlines_len || st->deadlines[place].at > server.now) return 0;
+    return 1 + expiry_past(st, 2 * place + 1) + expiry_past(st, 2 * place + 2);
+}
+
+/* When the loop has to wake up, or NEVER. */
+static uint64_t expiry_next(const struct store *st) {
+    return st->deadlines_len ? st->deadlines[0].at : NEVER;
+}
+
+/* Removes some of the entries whose deadline is past: to search for one is to remove it. */
+static void expiry_step(struct store *st) {
+    for (int i = 0; i < EXPIRY_STEP && expiry_next(st) <= server.now; i++) {
+        struct entry *e = st->deadlines[0].entry;
+        struct str key = {e->bytes, e->key_len};
+        store_find(st, store_hash(key), key);
+    }
+}
+
+static enum status command_expire(struct request *r) {
+    uint64_t seconds = 0;
+    for (size_t i = 0; i < r->value.len; i++) {
+        char digit = r->value.bytes[i];
+        if (digit < '0' || digit > '9' || seconds > EXPIRY_MAX) return BAD_REQUEST;
+        seconds = seconds * 10 + (uint64_t)(digit - '0');
+    }
+    if (seconds < 1 || seconds > EXPIRY_MAX) return BAD_REQUEST;
+    struct slot *s = store_find(r->store, store_hash(r->key), r->key);
+    if (!s || !s->entry) return NOT_FOUND;
+    bool again = s->entry->expires;
+    if (!again && !expiry_begin(r->store, s)) return SERVER_ERROR;
+    uint32_t place = again ? expiry_place(s->entry) : r->store->deadlines_len - 1;
+    expiry_sift(r->store, place, (struct deadline){server.now + seconds * 1000, s->entry});
+    return OK;
+}
+
+/* Seconds are rounded up: a key that is there has one left at least. */
+static enum status command_ttl(struct request *r) {
+    static char text[24];
+    struct slot *s = store_find(r->store, store_hash(r->key), r->key);
+    if (!s || !s->entry) return NOT_FOUND;
+    r->data = STR("-1");
+    if (!s->entry->expires) return OK;
+    uint64_t left = r->store->deadlines[expiry_place(s->entry)].at - server.now;
+    snprintf(text, sizeof text, "%llu", (unsigned long long)(left + 999) / 1000);
+    r->data = str_of(text);
+    return OK;
+}
+
+/* == 8. Roles =====================================================================================
  *
  * Beyond the lab. With --private, each connection has a store of its own, as long as it lasts. A
  * client is a guest, until AUTH makes it a manager; MANAGE lets a manager run a command on the store
@@ -595,6 +754,7 @@ static void store_sweep(void) {
         while (t < st->tables + TABLES && !t->slots) t++;
         if (t == st->tables + TABLES) {
             retired = st->next;
+            free(st->deadlines);
             free(st);
             continue;
         }
@@ -708,7 +868,7 @@ static enum status client_find(struct str who, struct client **found) {
 
 static enum status command_manage(struct request *r); /* below the table: it runs another command */
 
-/* == 8. Patterns ==================================================================================
+/* == 9. Patterns ==================================================================================
  *
  * Beyond the lab: LIST takes a POSIX extended regular expression (POSIX, XBD, section 9.4). regexec()
  * won't do: with some libraries, a short pattern can keep it busy for minutes, or fill the memory.
@@ -951,7 +1111,7 @@ static bool pattern_matches(const struct pattern *p, struct str text) {
            pattern_edge(p, reached, TEXT_END) & p->whole.last;
 }
 
-/* == 9. Mailboxes =================================================================================
+/* == 10. Mailboxes ================================================================================
  *
  * Beyond the lab. A user is a mailbox: messages wait in it, in order, until a connection takes them.
  * One connection at most has a mailbox, its holder, and gets each message as a line of its own.
@@ -1171,7 +1331,7 @@ static enum status command_list(struct request *r) {
     return OK;
 }
 
-/* == 10. Requests =================================================================================
+/* == 11. Requests =================================================================================
  *
  *     request = "KV/1.0" SP verb [SP key [SP value]]
  *
@@ -1196,6 +1356,9 @@ static struct command {
      0},
     {"QUIT", GENERAL, 0, 0, command_quit, "QUIT", "QUIT takes nothing", 0},
     /* Beyond the lab: */
+    {"EXPIRE", GENERAL, 2, 2, command_expire, "EXPIRE key seconds",
+     "EXPIRE needs a key and a number of seconds, from 1 to 315360000", 0},
+    {"TTL", GENERAL, 1, 1, command_ttl, "TTL key", "TTL needs a key and nothing more", 0},
     {"WHOAMI", GENERAL, 0, 0, command_whoami, "WHOAMI", "WHOAMI takes nothing", 0},
     {"AUTH", GENERAL, 2, 2, command_auth, "AUTH user password",
      "AUTH needs a user and a password of up to 250 bytes", 0},
@@ -1228,7 +1391,9 @@ static enum status command_stats(struct request *r) {
     unsigned long long uptime = (server.now - server.started) / 1000, memory = r->store->bytes;
     for (int i = 0; i < TABLES; i++) memory += r->store->tables[i].size * sizeof(struct slot);
     char *p = text;
-    p += sprintf(p, "keys=%llu uptime=%llus served=%llu", r->store->keys, uptime, server.served);
+    unsigned long long keys = r->store->keys - expiry_past(r->store, 0);
+    memory += r->store->deadlines_size * sizeof(struct deadline);
+    p += sprintf(p, "keys=%llu uptime=%llus served=%llu", keys, uptime, server.served);
     if (r->key.len) {
         p += sprintf(p, " connections=%ld refused=%llu", server.clients, server.refused);
         p += sprintf(p, " bytes_in=%llu bytes_out=%llu", server.bytes_in, server.bytes_out);
@@ -1308,7 +1473,7 @@ static struct str request_shown(struct str line) {
     return is_known || !managers ? line : version;
 }
 
-/* == 11. Frames ===================================================================================
+/* == 12. Frames ===================================================================================
  *
  * Beyond the lab: the mailboxes on the wire of the assignment that they come from. A frame is a verb
  * in 15 bytes, padded with NULs, then the arguments, with commas between them; at most 1,024 bytes.
@@ -1383,7 +1548,7 @@ static const char *frame_to_line(struct str frame, struct str *line) {
     return memchr(key.bytes, ' ', key.len) ? "there is a space in a name" : NULL;
 }
 
-/* == 12. Clients ==================================================================================
+/* == 13. Clients ==================================================================================
  *
  * A client is a small state machine. While it's OPEN, what it sends is read into its in buffer and
  * every whole line there is run; the replies gather in out and leave together. TCP carries a stream
@@ -1404,8 +1569,6 @@ enum {
     LINGER_MS = 1000,    /* to close after QUIT, and for all clients when kvss stops */
     REASONS_MAX = 20,    /* that are logged of one client, which could fill the disk with them */
 };
-
-static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reach */
 
 static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost no memory */
 
@@ -1567,7 +1730,7 @@ static uint64_t client_deadline(const struct client *c) {
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
 
-/* == 13. Loop =====================================================================================
+/* == 14. Loop =====================================================================================
  *
  * A turn of the loop: wait until something can be done at once; read from everybody who has sent
  * something, and run it; then send. select() takes sets of descriptors and leaves in them those
@@ -1657,6 +1820,7 @@ static bool loop_finishes(const struct client *c) {
 /* Puts what there is to wait for in the sets. Returns until when, or NEVER. */
 static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     uint64_t until = server.stop_by ? server.stop_by : NEVER;
+    if (expiry_next(&store) < until) until = expiry_next(&store);
     FD_ZERO(readable);
     FD_ZERO(writable);
     for (int wire = 0; wire < WIRES; wire++) {
@@ -1671,6 +1835,7 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
         if (c->phase == CLOSED) continue;
         FD_SET(fd, client_is_sending(c) ? writable : readable);
         if (client_deadline(c) < until) until = client_deadline(c);
+        if (expiry_next(c->store) < until) until = expiry_next(c->store);
         if (loop_finishes(c)) until = server.now;
     }
     return retired ? server.now : until;
@@ -1720,11 +1885,13 @@ static void loop_turn(void) {
     }
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];
+        if (c->phase != CLOSED) expiry_step(c->store);
         mailbox_feed(c);
         if (c->out.len && !c->blocked) client_write(c);
         client_settle(c);
         if (c->phase != CLOSED && client_deadline(c) <= server.now) client_close(c, "idle");
     }
+    expiry_step(&store);
     store_sweep();
 }
 
@@ -1746,7 +1913,7 @@ static void loop_run(void) {
     event("goodbye", "", STR(""));
 }
 
-/* == 14. Start ====================================================================================
+/* == 15. Start ====================================================================================
  *
  * The options, the socket, the loop. What goes wrong before the loop is told in one line, with exit
  * status 2 where the command line is at fault and 1 where the system is. */

@@ -53,6 +53,8 @@ static const struct command {
     {"DEL", 2, "del KEY", "delete the key: 204, or 404"},
     {"STATS", 2, "stats [all]", "show what the server counts"},
     {"QUIT", 1, "quit", "end the connection"},
+    {"EXPIRE", 2, "expire KEY SECONDS", "let the key go after so many seconds: 200, or 404"},
+    {"TTL", 2, "ttl KEY", "show the seconds that it has left, -1 for ever, or 404"},
     {"WHOAMI", 1, "whoami", "show whether you are a guest or a manager, and your port"},
     {"AUTH", 2, "auth USER PASSWORD", "become a manager"},
     {"MANAGE", 4, "manage PORT COMMAND", "put, get or del on the store of the client there"},

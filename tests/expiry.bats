@@ -1,0 +1,191 @@
+#!/usr/bin/env bats
+# Beyond the lab: keys that expire.
+
+# shellcheck disable=SC2153 # PORT is set by serve
+load helper
+
+# stat NAME: a figure of STATS all.
+stat() {
+    ask 'KV/1.0 STATS all' | tr ' ' '\n' | sed -n "s/^$1=//p"
+}
+
+# second: a second goes by: another server closes a client that says nothing.
+second() {
+    local port=$PORT log=$LOG
+    serve --timeout 1
+    connect
+    wait_until 20 grep -q ' idle$' "$LOG"
+    hang_up "$FD"
+    PORT=$port LOG=$log
+}
+
+gone() {
+    [ "$(ask "KV/1.0 GET $1")" = '404 NOT_FOUND' ]
+}
+
+@test "EXPIRE: 200, and the key is gone in time; 404 where there is none" {
+    serve
+    replies 'KV/1.0 EXPIRE k 1' '404 NOT_FOUND' \
+            'KV/1.0 PUT k v' '201 CREATED' \
+            'KV/1.0 PUT other v' '201 CREATED' \
+            'KV/1.0 EXPIRE k 1' '200 OK' \
+            'KV/1.0 GET k' '200 OK v'
+    wait_until 10 gone k
+    replies 'KV/1.0 GET k' '404 NOT_FOUND' \
+            'KV/1.0 DEL k' '404 NOT_FOUND' \
+            'KV/1.0 TTL k' '404 NOT_FOUND' \
+            'KV/1.0 EXPIRE k 1' '404 NOT_FOUND' \
+            'KV/1.0 PUT k v' '201 CREATED' \
+            'KV/1.0 TTL k' '200 OK -1' \
+            'KV/1.0 GET other' '200 OK v'
+}
+
+@test "EXPIRE: a key lives as long as it was told" {
+    serve
+    ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 60' 'KV/1.0 PUT brief v' 'KV/1.0 EXPIRE brief 1'
+    second
+    wait_until 10 gone brief
+    replies 'KV/1.0 GET k' '200 OK v'
+}
+
+@test "EXPIRE: from 1 second to 10 years, a whole number, else 400" {
+    serve --explain
+    wrong='400 BAD_REQUEST EXPIRE needs a key and a number of seconds, from 1 to 315360000'
+    ask 'KV/1.0 PUT k v'
+    for seconds in 0 00 -1 +1 1.5 1s x '1 ' ' 1' 1e3 315360001 99999999999999999999999999 18446744073709551617; do
+        replies "KV/1.0 EXPIRE k $seconds" "$wrong"
+    done
+    replies 'KV/1.0 EXPIRE k' "$wrong" \
+            'KV/1.0 EXPIRE' "$wrong" \
+            'KV/1.0 EXPIRE nobody 0' "$wrong" \
+            'KV/1.0 EXPIRE k 315360000' '200 OK' \
+            'KV/1.0 TTL k' '200 OK 315360000'
+}
+
+@test "TTL: the seconds left, rounded up; -1 without a deadline; 404" {
+    serve
+    replies 'KV/1.0 TTL k' '404 NOT_FOUND' \
+            'KV/1.0 PUT k v' '201 CREATED' \
+            'KV/1.0 TTL k' '200 OK -1' \
+            'KV/1.0 EXPIRE k 1' '200 OK' \
+            'KV/1.0 TTL k' '200 OK 1'
+    # Down to the end it's 1, and never 0.
+    while :; do
+        reply=$(ask 'KV/1.0 TTL k')
+        [ "$reply" = '200 OK 1' ] || break
+    done
+    [ "$reply" = '404 NOT_FOUND' ]
+    ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 100'
+    second
+    [[ $(ask 'KV/1.0 TTL k') =~ ^'200 OK '[1-9][0-9]$ ]]
+    replies 'KV/1.0 TTL' '400 BAD_REQUEST' \
+            'KV/1.0 TTL k k' '400 BAD_REQUEST'
+}
+
+@test "EXPIRE again sets another time, sooner or later" {
+    serve
+    replies 'KV/1.0 PUT k v' '201 CREATED' \
+            'KV/1.0 EXPIRE k 1000' '200 OK' \
+            'KV/1.0 EXPIRE k 2000' '200 OK' \
+            'KV/1.0 TTL k' '200 OK 2000' \
+            'KV/1.0 EXPIRE k 1' '200 OK' \
+            'KV/1.0 TTL k' '200 OK 1'
+    wait_until 10 gone k
+}
+
+@test "PUT clears the deadline, DEL takes it along" {
+    serve
+    replies 'KV/1.0 PUT k v' '201 CREATED' \
+            'KV/1.0 EXPIRE k 1' '200 OK' \
+            'KV/1.0 PUT k w' '200 OK' \
+            'KV/1.0 TTL k' '200 OK -1' \
+            'KV/1.0 PUT other v' '201 CREATED' \
+            'KV/1.0 EXPIRE other 1' '200 OK' \
+            'KV/1.0 DEL other' '204 NO_CONTENT' \
+            'KV/1.0 PUT other v' '201 CREATED' \
+            'KV/1.0 TTL other' '200 OK -1' \
+            'KV/1.0 PUT brief v' '201 CREATED' \
+            'KV/1.0 EXPIRE brief 1' '200 OK'
+    wait_until 10 gone brief
+    second
+    replies 'KV/1.0 GET k' '200 OK w' \
+            'KV/1.0 GET other' '200 OK v'
+}
+
+@test "all at once: none of 100,000 is seen any more, and the memory comes back unasked" {
+    serve
+    before=$(stat memory)
+    { seq 1 100000 | sed 's/.*/KV\/1.0 PUT key& value/'; echo 'KV/1.0 PUT stays value'; } | talk | grep -c '^201' >"$BATS_TEST_TMPDIR/put"
+    [ "$(cat "$BATS_TEST_TMPDIR/put")" = 100001 ]
+    full=$(stat memory)
+    [ "$full" -gt 1000000 ]
+    # Half a minute is enough to set them all, and then one second for each.
+    seq 1 100000 | sed 's/.*/KV\/1.0 EXPIRE key& 30/' | talk >/dev/null
+    [ "$(stat keys)" = 100001 ]
+    seq 1 100000 | sed 's/.*/KV\/1.0 EXPIRE key& 1/' | talk | sort | uniq -c
+    # From one moment to the next, STATS has one key, whatever is still to be freed.
+    one() { [ "$(stat keys)" = 1 ]; }
+    wait_until 20 one
+    second
+    now=$(stat memory)
+    echo "memory: $before before, $full full, $now now"
+    [ "$now" -lt $((full / 20)) ]
+    [ "$(stat keys)" = 1 ]
+    replies 'KV/1.0 GET stays' '200 OK value' \
+            'KV/1.0 GET key77777' '404 NOT_FOUND'
+}
+
+@test "deadlines far off do not keep the server busy" {
+    serve
+    ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 300000000'
+    second
+    [ "$(ps -o cputimes= -p "$PID")" -le 1 ]
+    [ "$(stat keys)" = 1 ]
+}
+
+@test "--private: a deadline in a store of one's own" {
+    serve --private
+    connect; one=$FD
+    says "$one" 'KV/1.0 PUT k v' '201 CREATED'
+    says "$one" 'KV/1.0 EXPIRE k 1' '200 OK'
+    second
+    over() { says "$one" 'KV/1.0 GET k' '404 NOT_FOUND' 2>/dev/null; }
+    wait_until 10 over
+    hang_up "$one"
+}
+
+@test "deadlines and a model: 20,000 random commands on 50 keys" {
+    serve --quiet
+    # Deadlines of a thousand seconds and more, so that TTL says which is which; none comes.
+    awk -v file="$BATS_TEST_TMPDIR/wanted" 'BEGIN {
+        srand(7)
+        for (i = 0; i < 20000; i++) {
+            key = "k" int(rand() * 50); what = rand()
+            if (what < 0.3) { print "KV/1.0 PUT " key " v"; print (key in ttl) ? "200 OK" : "201 CREATED" >file; ttl[key] = -1 }
+            else if (what < 0.6) { n = 1000 * int(1 + rand() * 1000); print "KV/1.0 EXPIRE " key " " n
+                print (key in ttl) ? "200 OK" : "404 NOT_FOUND" >file; if (key in ttl) ttl[key] = n }
+            else if (what < 0.85) { print "KV/1.0 TTL " key; print (key in ttl) ? "200 OK " ttl[key] : "404 NOT_FOUND" >file }
+            else { print "KV/1.0 DEL " key; print (key in ttl) ? "204 NO_CONTENT" : "404 NOT_FOUND" >file; delete ttl[key] }
+        } }' >"$BATS_TEST_TMPDIR/requests"
+    # A time that is over a little is rounded up to the thousand that it was.
+    talk <"$BATS_TEST_TMPDIR/requests" | awk '$1 == 200 && $3 > 0 { $3 = 1000 * int(($3 + 999) / 1000) } { print }' |
+        cmp - "$BATS_TEST_TMPDIR/wanted"
+}
+
+@test "keys go in the order of their deadlines" {
+    serve
+    for i in 3 1 4 2 5; do echo "KV/1.0 PUT k$i v"; echo "KV/1.0 EXPIRE k$i $i"; done | talk >/dev/null
+    for i in 1 2 3 4; do
+        wait_until 20 gone "k$i"
+        replies "KV/1.0 GET k$((i + 1))" '200 OK v'
+    done
+}
+
+@test "kvss_client: expire and ttl" {
+    serve
+    "$KVSS_CLIENT" --port "$PORT" put k v
+    run "$KVSS_CLIENT" --port "$PORT" expire k 1000
+    printed '200 OK'
+    run "$KVSS_CLIENT" --port "$PORT" --value ttl k
+    printed 1000
+}
