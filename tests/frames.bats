@@ -45,19 +45,29 @@ frames() {
     padded "$3" "${4-}" | cmp - "$BATS_TEST_TMPDIR/got"
 }
 
-@test "the session of the assignment: three terminals, by nc" {
+# terminal NAME: nc, with what NAME types going in and what NAME sees coming out.
+terminal() {
+    mkfifo "$BATS_TEST_TMPDIR/$1.types" "$BATS_TEST_TMPDIR/$1.sees"
+    exec {TYPES}<>"$BATS_TEST_TMPDIR/$1.types" {SEES}<>"$BATS_TEST_TMPDIR/$1.sees"
+    nc 127.0.0.1 "$FRAMES" <&"$TYPES" >&"$SEES" 3>&- &
+    NC=$!
+}
+
+@test "the session of the assignment: three terminals, with nc" {
     serve_frames
-    dial; two=$FD
-    dial; three=$FD
-    frame create user2 >&"$two";               gets "$two" ok
-    frame create user3 >&"$three";             gets "$three" ok
-    frame list >&"$two";                       gets "$two" list user2,user3
-    frame send user3,hello >&"$two";           gets "$two" ok
-    frame connect user3 >&"$three";            gets "$three" ok
-    gets "$three" string hello
-    frame send user3,helloagain >&"$two";      gets "$two" ok
-    gets "$three" string helloagain
-    hang_up "$two" "$three"
+    terminal two; types2=$TYPES sees2=$SEES nc2=$NC
+    terminal three; types3=$TYPES sees3=$SEES nc3=$NC
+    frame create user2 >&"$types2";            gets "$sees2" ok
+    frame create user3 >&"$types3";            gets "$sees3" ok
+    frame list >&"$types2";                    gets "$sees2" list user2,user3
+    frame send user3,hello >&"$types2";        gets "$sees2" ok
+    frame connect user3 >&"$types3";           gets "$sees3" ok
+    gets "$sees3" string hello
+    frame send user3,helloagain >&"$types2";   gets "$sees2" ok
+    gets "$sees3" string helloagain
+    hang_up "$types2" "$types3" "$sees2" "$sees3"
+    kill "$nc2" "$nc3"
+    wait "$nc2" "$nc3" || :
 }
 
 @test "create, delete, list, send, connect: ok, notok, list, string" {
