@@ -495,6 +495,7 @@ enum wire { LINES, FRAMES, WIRES }; /* KV/1.0, and the one of chapter 12 */
 enum {
     ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535",
     OUTPUT_MAX = 32768, /* bytes of replies: with more of them waiting, no request is run */
+    EVENTS_MAX = 20,
 };
 
 static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reach */
@@ -506,8 +507,8 @@ static struct client {
     bool pending;           /* whole lines may be left in the buffer: enough were run this turn */
     bool blocked;           /* the socket takes no more for now */
     bool skipping;          /* the rest of the line belongs to a request already refused */
-    int reasons;            /* logged so far */
-    uint64_t active;        /* when it last got an answer, took a reply, or began LINGERING */
+    int events;             /* logged so far, of those that it can cause again and again */
+    uint64_t active;        /* when it last got an answer or took a reply. LINGERING: until when */
     struct buf out;         /* replies */
     char *in;               /* requests, REQUEST_MAX bytes */
     size_t in_len, scanned; /* scanned: bytes known to hold no LF. Each is looked at once */
@@ -522,6 +523,11 @@ static struct client {
 
 static int client_fd(const struct client *c) { return (int)(c - clients); }
 
+/* Logs what a client did, the first EVENTS_MAX times: or it could fill the disk. */
+static void client_event(struct client *c, const char *what, struct str text) {
+    if (c->events++ < EVENTS_MAX) event(what, c->name, text);
+}
+
 static struct {
     uint64_t started, now; /* milliseconds of the monotonic clock; now: when this turn began */
     const char *stopping;  /* what made it stop; NULL: it serves */
@@ -531,6 +537,8 @@ static struct {
     int listeners[WIRES];  /* descriptors, or -1 */
     int spare;             /* a descriptor to give up when none is left */
     int top;               /* no client has a higher descriptor */
+    int turn;              /* the descriptor whose turn is first */
+    bool slow;             /* a slow request was run in this turn of the loop */
     sigset_t signals;      /* blocked while pselect() waits: not those that stop */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
 } server = {.listeners = {-1, -1}, .spare = -1};
@@ -548,7 +556,6 @@ struct request {
     struct str data;       /* for the reply; good until the store changes */
     struct str reason;     /* why it's refused, in words; else empty */
     bool close;            /* close the connection after the reply */
-    bool slow;             /* it took long: the client's next request waits for the next turn */
 };
 
 static enum status command_put(struct request *r) {
@@ -799,7 +806,7 @@ static void managers_read(const char *path) {
     for (int number = 1; fgets(line, sizeof line, file); number++) {
         bool whole = strchr(line, '\n') || feof(file);
         line[strcspn(line, "\r\n")] = '\0';
-        if (line[0] == '#' || !line[strspn(line, " \t")]) continue;
+        if (whole && (line[0] == '#' || !line[strspn(line, " \t")])) continue;
         const char *wrong = whole ? manager_add(line) : "too long";
         if (wrong) DIE(EXIT_FAILURE, "%s, line %d: %s", path, number, wrong);
     }
@@ -839,7 +846,7 @@ static enum status command_auth(struct request *r) {
     if (checks[next] && server.now - checks[next] < 1000) return TOO_MANY_REQUESTS;
     checks[next] = server.now;
     next = (next + 1) % CHECKS_MAX;
-    r->slow = true;
+    server.slow = true;
     if (manager_check(r->key, r->value)) {
         c->manager = true;
         event("manager", c->name, r->key);
@@ -1126,6 +1133,7 @@ enum {
     MAILBOXES_MAX = 10000,   /* LIST looks at them all, in a few milliseconds */
     MESSAGES_MAX = 1000,     /* in a mailbox */
     MAILBOX_BYTES = 1 << 20, /* of text, in a mailbox */
+    CUT_MS = 60000,          /* for a connection that is ended in the middle of a message */
 };
 
 struct message {
@@ -1203,28 +1211,34 @@ static void mailbox_pop(struct mailbox *box) {
     free(m);
 }
 
-/* Ends a connection as if its other end had: the loop will see it, and close. */
-static void client_cut(struct client *c) { (void)shutdown(client_fd(c), SHUT_RDWR); }
+/* Ends a connection after a part of a message. What the kernel has is still for the client to read,
+ * and a close() could destroy it (see LINGERING), so it gets some time for that. */
+static void client_cut(struct client *c) {
+    c->phase = LINGERING;
+    c->active = server.now + CUT_MS;
+    c->out.len = c->in_len = c->scanned = 0;
+    c->pending = c->blocked = false;
+    (void)shutdown(client_fd(c), SHUT_WR);
+}
 
 /* The client gives up its mailbox, if it has one, with the messages that were not sent. */
 static void mailbox_leave(struct client *c) {
     struct mailbox *box = c->mailbox;
     char text[64];
     if (!box) return;
-    if (box->sending > c->out.len)
-        client_cut(c);
-    else
-        c->out.len -= box->sending;
+    bool halfway = box->sending > c->out.len;
+    if (!halfway) c->out.len -= box->sending;
     box->sending = 0;
     box->unsent = box->first;
     box->holder = NULL;
     c->mailbox = NULL;
+    if (halfway) client_cut(c);
     snprintf(text, sizeof text, "%llu delivered, %d left", box->delivered, box->messages);
-    event("leave", c->name, str_of(text));
+    client_event(c, "leave", str_of(text));
 }
 
-/* Adds messages to the holder's out buffer. If there's no memory for one, they stay where they are,
- * and the connection is ended: there may be memory when the user connects again. */
+/* Adds messages to the holder's out buffer. If there's no memory for a single one, they stay where
+ * they are, and the connection is ended: there may be memory when the user connects again. */
 static void mailbox_feed(struct client *c) {
     struct mailbox *box = c->mailbox;
     if (!box || c->pending) return;
@@ -1234,6 +1248,7 @@ static void mailbox_feed(struct client *c) {
         size_t before = c->out.len;
         bool fits = c->wire == FRAMES ? frame_append(&c->out, "string", text)
                                       : message_append(&c->out, user, text);
+        if (!fits && c->out.len > 0) return; /* there may be memory when that is sent */
         if (!fits) {
             mailbox_leave(c);
             client_cut(c);
@@ -1309,7 +1324,7 @@ static enum status command_connect(struct request *r) {
     box->holder = r->client;
     box->delivered = 0;
     r->client->mailbox = box;
-    event("hold", r->client->name, r->key);
+    client_event(r->client, "hold", r->key);
     r->data = (struct str){number, (size_t)snprintf(number, sizeof number, "%d", box->messages)};
     return OK;
 }
@@ -1318,7 +1333,7 @@ static enum status command_list(struct request *r) {
     static struct pattern pattern;
     static struct buf names;
     names.len = 0;
-    r->slow = true;
+    server.slow = true;
     if (r->key.len && !pattern_read(&pattern, r->key)) return BAD_REQUEST;
     for (size_t i = 0; i < mailboxes_len; i++) {
         struct str name = mailbox_name(mailboxes[i]);
@@ -1461,16 +1476,24 @@ static enum status request_run(struct request *r, struct str line) {
     return status == BAD_REQUEST && !r->reason.len ? request_bad(r, command->reason) : status;
 }
 
-/* What of a line may be logged. A password must not be, even if what came before it is misspelt: so
- * where there are managers, only a line that is known to have none is shown whole. */
+/* Of those that take milliseconds, a turn of the loop runs one, whoever asks for more. */
+static bool request_is_slow(struct str line) {
+    struct str version, verb = STR(""), rest = line;
+    if (str_field(&rest, &version)) str_field(&rest, &verb);
+    struct command *command = request_command(verb);
+    return command && (command->run == command_list || command->run == command_auth);
+}
+
+/* What of a line may be logged. A password must not be, even if what came before it is misspelt, or
+ * another command: so where there are managers, it's the verb alone, if that is one. */
 static struct str request_shown(struct str line) {
     struct str version, verb = STR(""), rest = line;
     if (str_field(&rest, &version)) str_field(&rest, &verb);
     struct command *command = request_command(verb);
     bool is_auth = command && command->run == command_auth;
-    if (is_auth) return (struct str){line.bytes, version.len + 1 + verb.len};
-    bool is_known = command && str_equal(version, STR("KV/1.0")) && command->kind != FOR_MANAGERS;
-    return is_known || !managers ? line : version;
+    if (!managers && !is_auth) return line;
+    if (!command || !str_equal(version, STR("KV/1.0"))) return STR("(not shown)");
+    return (struct str){line.bytes, version.len + 1 + verb.len};
 }
 
 /* == 12. Frames ===================================================================================
@@ -1567,7 +1590,6 @@ enum {
     REQUEST_MAX = 65536, /* bytes of a line with its LF */
     READ_MAX = 16384,    /* bytes: some 250 small requests */
     LINGER_MS = 1000,    /* to close after QUIT, and for all clients when kvss stops */
-    REASONS_MAX = 20,    /* that are logged of one client, which could fill the disk with them */
 };
 
 static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost no memory */
@@ -1588,9 +1610,8 @@ static void client_quit(struct client *c) {
     c->phase = QUITTING;
 }
 
-/* Runs a line and appends the reply. If there is a reason, it's not run: 400. False: enough for one
- * turn of the loop. */
-static bool client_answer(struct client *c, struct str line, const char *reason) {
+/* Runs a line and appends the reply. If there is a reason, it's not run: 400. */
+static void client_answer(struct client *c, struct str line, const char *reason) {
     struct str none = STR("");
     struct request r = {.client = c, .store = c->store, .key = none, .value = none, .data = none};
     r.reason = str_of(reason);
@@ -1598,7 +1619,7 @@ static bool client_answer(struct client *c, struct str line, const char *reason)
     c->active = server.now;
     if (options[VERBOSE].value) event("request", c->name, request_shown(line));
     enum status status = *reason ? BAD_REQUEST : request_run(&r, line);
-    if (r.reason.len && c->reasons < REASONS_MAX) c->reasons++, event("bad", c->name, r.reason);
+    if (r.reason.len) client_event(c, "bad", r.reason);
     if (r.reason.len && options[EXPLAIN].value) r.data = r.reason;
     size_t before = c->out.len;
     if (c->wire == FRAMES)
@@ -1606,10 +1627,9 @@ static bool client_answer(struct client *c, struct str line, const char *reason)
     else
         reply(&c->out, status, r.data);
     struct str sent = {c->out.bytes + before, c->out.len - before - 1};
-    if (options[VERBOSE].value)
-        event("reply", c->name, c->wire == FRAMES ? statuses[status] : sent);
+    if (c->wire == FRAMES || managers) sent = statuses[status]; /* data may be a password, too */
+    if (options[VERBOSE].value) event("reply", c->name, sent);
     if (r.close) client_quit(c);
-    return !r.slow;
 }
 
 /* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a
@@ -1629,14 +1649,13 @@ static void client_run_partial(struct client *c) {
  * if this client pads its frames, NULs that come next are the rest of that. */
 static void client_run_frames(struct client *c) {
     size_t at = 0;
-    bool enough = false;
     while (c->padding > 0 && at < c->in_len && c->in[at] == '\0') at++, c->padding--;
-    while (at < c->in_len && !enough && c->out.len < OUTPUT_MAX &&
-           buf_reserve(&c->out, FRAME_SIZE)) {
+    while (at < c->in_len && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, FRAME_SIZE)) {
         size_t n = c->in_len - at < FRAME_SIZE ? c->in_len - at : FRAME_SIZE;
         struct str line;
         const char *wrong = frame_to_line((struct str){c->in + at, n}, &line);
-        enough = !client_answer(c, line, wrong ? wrong : "");
+        if (server.slow && request_is_slow(line)) break;
+        client_answer(c, line, wrong ? wrong : "");
         at += n;
         c->pads |= n == FRAME_SIZE;
         c->padding = c->pads ? FRAME_SIZE - n : 0;
@@ -1647,27 +1666,27 @@ static void client_run_frames(struct client *c) {
 }
 
 /* Runs the lines in the buffer, until the next is not whole, or it's enough: OUTPUT_MAX of replies,
- * or a slow request. */
+ * or one more slow request. */
 static void client_run(struct client *c) {
     size_t at = 0; /* where the next line begins */
-    bool enough = false;
     if (c->wire == FRAMES) {
         client_run_frames(c);
         return;
     }
     c->pending = true;
-    while (!enough && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
+    while (c->pending && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
         const char *line = c->in + at;
         const char *lf = memchr(line + c->scanned, '\n', c->in_len - at - c->scanned);
         c->pending = lf != NULL;
         if (!lf) break;
         size_t len = (size_t)(lf - line);
-        at += len + 1;
-        c->scanned = 0;
         if (len && lf[-1] == '\r') len--;
-        if (!c->skipping) enough = !client_answer(c, (struct str){line, len}, "");
+        if (server.slow && !c->skipping && request_is_slow((struct str){line, len})) break;
+        at += (size_t)(lf - line) + 1;
+        c->scanned = 0;
+        if (!c->skipping) client_answer(c, (struct str){line, len}, "");
         c->skipping = false;
-        if (c->phase == QUITTING) at = c->in_len, c->pending = false, enough = true;
+        if (c->phase == QUITTING) at = c->in_len, c->pending = false;
     }
     c->in_len -= at;
     memmove(c->in, c->in + at, c->in_len);
@@ -1713,19 +1732,24 @@ static bool client_is_sending(const struct client *c) {
     return c->pending || c->out.len || (c->mailbox && c->mailbox->first);
 }
 
+/* Nothing waits to be sent to it but messages: or those who send them could keep it from being read. */
+static bool client_is_read(const struct client *c) {
+    return !c->pending && !c->out.len && c->phase != ENDING;
+}
+
 /* With all replies sent, some phases are over. */
 static void client_settle(struct client *c) {
     if (client_is_sending(c)) return;
     if (c->phase == ENDING) client_close(c, "");
     if (c->phase != QUITTING) return;
     c->phase = LINGERING;
-    c->active = server.now; /* LINGER_MS from now, however long it was idle before kvss stops */
+    c->active = server.now + LINGER_MS;
     if (shutdown(client_fd(c), SHUT_WR) < 0) client_close(c, strerror(errno));
 }
 
 /* When to close it, or NEVER. Half a line is no sign of life, or a byte now and then would be. */
 static uint64_t client_deadline(const struct client *c) {
-    if (c->phase == LINGERING) return c->active + LINGER_MS;
+    if (c->phase == LINGERING) return c->active;
     long seconds = options[TIMEOUT].value;
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
@@ -1833,7 +1857,8 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];
         if (c->phase == CLOSED) continue;
-        FD_SET(fd, client_is_sending(c) ? writable : readable);
+        if (client_is_sending(c)) FD_SET(fd, writable);
+        if (client_is_read(c)) FD_SET(fd, readable);
         if (client_deadline(c) < until) until = client_deadline(c);
         if (expiry_next(c->store) < until) until = expiry_next(c->store);
         if (loop_finishes(c)) until = server.now;
@@ -1873,15 +1898,20 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
 static void loop_turn(void) {
     fd_set readable, writable;
     loop_wait(&readable, &writable);
+    server.slow = false;
     for (int wire = 0; wire < WIRES; wire++)
         if (server.listeners[wire] >= 0 && FD_ISSET(server.listeners[wire], &readable))
             loop_accept((enum wire)wire);
-    for (int fd = 0; fd <= server.top; fd++) {
+    int clients_top = server.top + 1, first = server.turn;
+    for (int i = 0; i < clients_top; i++) {
+        int fd = (first + i) % clients_top;
         struct client *c = &clients[fd];
+        bool was_slow = server.slow;
         if (c->phase == CLOSED) continue;
         if (FD_ISSET(fd, &writable)) c->blocked = false;
         if (FD_ISSET(fd, &writable) && c->pending) client_run(c);
         if (FD_ISSET(fd, &readable) || loop_finishes(c)) client_read(c);
+        if (server.slow && !was_slow) server.turn = fd + 1; /* the others are before it next time */
     }
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];

@@ -159,13 +159,27 @@ own_port() {
     serve --verbose --explain --managers "$MANAGERS"
     ask 'KV/1.0 AUTH adam s3cret' 'KV/1.0 AUTH adam eve' 'KV/1.0 auth adam s3cret' 'AUTH adam s3cret' \
         'KV/1.0  AUTH adam s3cret' 'KV/1.0 AUHT adam s3cret' $'KV/1.0\tAUTH\tadam\ts3cret' \
-        'KV/1.1 AUTH adam s3cret' $'KV/1.0 AUTH adam s3cret\xff' 'KV/1.0 GET shown' 'KV/1.0 MANAGE 1 AUTH adam s3cret' \
+        'KV/1.1 AUTH adam s3cret' $'KV/1.0 AUTH adam s3cret\xff' 'KV/1.0 GET shown' 'KV/1.0 MANAGE 1 AUTH adam s3cret' 'AUTH/adam/s3cret' \
+        'KV/1.0 PUT AUTH adam s3cret' 'KV/1.0 GET AUTH' 'KV/1.0 WHOAMI s3cret' $'AUTH\tadam\ts3cret' \
         "KV/1.0 AUTH adam s3cret$(printf '%070000d' 0)"
     printf 'KV/1.0 AUTH adam s3cret' | talk
-    run ! grep -w -e s3cret -e eve "$LOG"
-    grep -q ' request 127\.0\.0\.1:[0-9]* KV/1\.0 AUTH$' "$LOG"
-    grep -q ' request 127\.0\.0\.1:[0-9]* KV/1\.0 GET shown$' "$LOG"
+    run ! grep -e s3cret "$LOG"
+    run ! grep -w -e eve "$LOG"
+    run sed -n 's/^[^ ]* request 127\.0\.0\.1:[0-9]* //p' "$LOG"
+    [ "$(sort -u <<<"$output")" = '(not shown)
+KV/1.0 AUTH
+KV/1.0 GET
+KV/1.0 MANAGE
+KV/1.0 PUT
+KV/1.0 WHOAMI' ]
     grep -q ' refuse 127\.0\.0\.1:[0-9]* wrong name or password$' "$LOG"
+    # The other wire is a way to mistype it, too.
+    serve --verbose --explain --managers "$MANAGERS" --frames 0
+    PORT=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
+    ask 'KV/1.0 AUTH adam s3cret' >/dev/null
+    printf 'send\0\0\0\0\0\0\0\0\0\0\0adam,s3cret' | talk >/dev/null
+    run ! grep -e s3cret "$LOG"
+    grep -q ' request 127\.0\.0\.1:[0-9]* KV/1\.0 SEND$' "$LOG"
     # Without --managers there are no passwords, but people may think so.
     serve --verbose
     ask 'KV/1.0 AUTH adam s3cret'
@@ -311,6 +325,8 @@ refuses() {
     managers "adam:$EVE" "adam:$RAY"
     refuses "$MANAGERS, line 2: that name was there before"
     managers "$(printf '%01100d' 0)"
+    refuses "$MANAGERS, line 1: too long"
+    managers "#$(printf '%01022d' 0)evil:$EVE"
     refuses "$MANAGERS, line 1: too long"
     MANAGERS=$BATS_TEST_TMPDIR/nowhere
     refuses "$MANAGERS: No such file or directory"
