@@ -1645,6 +1645,12 @@ static void client_run_partial(struct client *c) {
     c->in_len = c->scanned = 0;
 }
 
+/* Takes n bytes off the start of the in buffer. */
+static void client_consume(struct client *c, size_t n) {
+    c->in_len -= n;
+    memmove(c->in, c->in + n, c->in_len);
+}
+
 /* Runs the frames in the buffer, all of which came with one recv(). It may have cut the last short:
  * if this client pads its frames, NULs that come next are the rest of that. */
 static void client_run_frames(struct client *c) {
@@ -1660,19 +1666,14 @@ static void client_run_frames(struct client *c) {
         c->pads |= n == FRAME_SIZE;
         c->padding = c->pads ? FRAME_SIZE - n : 0;
     }
-    c->in_len -= at;
-    memmove(c->in, c->in + at, c->in_len);
+    client_consume(c, at);
     c->pending = c->in_len > 0;
 }
 
 /* Runs the lines in the buffer, until the next is not whole, or it's enough: OUTPUT_MAX of replies,
  * or one more slow request. */
-static void client_run(struct client *c) {
+static void client_run_lines(struct client *c) {
     size_t at = 0; /* where the next line begins */
-    if (c->wire == FRAMES) {
-        client_run_frames(c);
-        return;
-    }
     c->pending = true;
     while (c->pending && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, REPLY_ROOM)) {
         const char *line = c->in + at;
@@ -1688,9 +1689,15 @@ static void client_run(struct client *c) {
         c->skipping = false;
         if (c->phase == QUITTING) at = c->in_len, c->pending = false;
     }
-    c->in_len -= at;
-    memmove(c->in, c->in + at, c->in_len);
+    client_consume(c, at);
     if (!c->pending) client_run_partial(c);
+}
+
+static void client_run(struct client *c) {
+    if (c->wire == FRAMES)
+        client_run_frames(c);
+    else
+        client_run_lines(c);
 }
 
 /* Nothing for now from a socket that does not block. POSIX has two names for it. There's no EINTR:
@@ -1782,9 +1789,20 @@ static void address_name(const struct sockaddr_storage *address, socklen_t len, 
     snprintf(name, ADDRESS_MAX, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-/* The newcomer becomes a client, or is told that there's no room: its socket is new, so that one
- * line fits and send() does not wait. TCP_NODELAY: replies leave at once. SO_KEEPALIVE: a peer gone
- * without a word is noticed in the end. Both are good to have, and not having them is no error. */
+/* Its socket is new, so that one line fits and send() does not wait. */
+static void loop_refuse(enum wire wire, int fd, const char *name) {
+    char line[FRAME_SIZE] = "error"; /* and NULs: a whole frame */
+    int len = FRAME_SIZE;
+    if (wire == LINES) len = snprintf(line, sizeof line, "%s\n", statuses[UNAVAILABLE].bytes);
+    server.refused++;
+    event("refuse", name, STR("no room for one more client"));
+    (void)send(fd, line, (size_t)len, 0);
+    close(fd);
+}
+
+/* The newcomer becomes a client, if there is room. TCP_NODELAY: replies leave at once. SO_KEEPALIVE:
+ * a peer gone without a word is noticed in the end. Both are good to have, and not having them is no
+ * error. */
 static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *address,
                        socklen_t size) {
     struct client c = {.phase = OPEN, .wire = wire, .store = &store, .active = server.now};
@@ -1794,13 +1812,7 @@ static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *ad
     if (room && wire == LINES) c.store = store_open();
     if (!room || !c.store || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || !buf_reserve(&c.out, BUF_SIZE)) {
         if (c.store) store_close(c.store);
-        server.refused++;
-        event("refuse", c.name, STR("no room for one more client"));
-        char line[FRAME_SIZE] = "error"; /* and NULs: a whole frame */
-        int len = FRAME_SIZE;
-        if (wire == LINES) len = snprintf(line, sizeof line, "%s\n", statuses[UNAVAILABLE].bytes);
-        (void)send(fd, line, (size_t)len, 0);
-        close(fd);
+        loop_refuse(wire, fd, c.name);
         return;
     }
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -1902,9 +1914,9 @@ static void loop_turn(void) {
     for (int wire = 0; wire < WIRES; wire++)
         if (server.listeners[wire] >= 0 && FD_ISSET(server.listeners[wire], &readable))
             loop_accept((enum wire)wire);
-    int clients_top = server.top + 1, first = server.turn;
-    for (int i = 0; i < clients_top; i++) {
-        int fd = (first + i) % clients_top;
+    int count = server.top + 1, first = server.turn;
+    for (int i = 0; i < count; i++) {
+        int fd = (first + i) % count;
         struct client *c = &clients[fd];
         bool was_slow = server.slow;
         if (c->phase == CLOSED) continue;
