@@ -11,12 +11,12 @@ stat() {
 
 # second: a second goes by: another server closes a client that says nothing.
 second() {
-    local port=$PORT log=$LOG
+    local port=$PORT log=$LOG pid=$PID
     serve --timeout 1
     connect
     wait_until 20 grep -q ' idle$' "$LOG"
     hang_up "$FD"
-    PORT=$port LOG=$log
+    PORT=$port LOG=$log PID=$pid
 }
 
 gone() {
@@ -133,6 +133,44 @@ gone() {
     [ "$(stat keys)" = 1 ]
     replies 'KV/1.0 GET stays' '200 OK value' \
             'KV/1.0 GET key77777' '404 NOT_FOUND'
+}
+
+@test "those whose time is past at once are left out of STATS at once" {
+    serve
+    for ((i = 1; i <= 100000; i++)); do printf 'KV/1.0 PUT k%d v\nKV/1.0 EXPIRE k%d 2\n' $i $i; done | talk >/dev/null
+    ask 'KV/1.0 PUT stays v'
+    # It sleeps until they are all over, and then has not had the time to free them.
+    kill -s STOP "$PID"
+    second
+    second
+    second
+    (ask 'KV/1.0 STATS' >"$BATS_TEST_TMPDIR/stats") 3>&- &
+    kill -s CONT "$PID"
+    wait $!
+    [[ $(cat "$BATS_TEST_TMPDIR/stats") == '200 OK keys=1 '* ]]
+}
+
+@test "soon and late ones, set, changed, cleared and deleted at random: the late ones are left" {
+    serve --quiet
+    awk -v left="$BATS_TEST_TMPDIR/left" 'BEGIN {
+        srand(3)
+        for (i = 0; i < 20000; i++) {
+            key = "k" int(rand() * 3000); what = rand()
+            if (what < 0.4) { print "KV/1.0 PUT " key " v"; late[key] = 1 }
+            else if (what < 0.6) { print "KV/1.0 EXPIRE " key " 2"; if (key in late) late[key] = 0 }
+            else if (what < 0.9) { print "KV/1.0 EXPIRE " key " " int(100 + rand() * 1000); if (key in late) late[key] = 1 }
+            else { print "KV/1.0 DEL " key; delete late[key] }
+        }
+        for (key in late) n += late[key]
+        print n >left
+    }' | talk >/dev/null
+    # Nobody asks for a key: it is the order of the deadlines that makes them go.
+    wanted=$(cat "$BATS_TEST_TMPDIR/left")
+    [ "$wanted" -gt 500 ]
+    [ "$(stat keys)" -gt "$wanted" ]
+    just() { [ "$(stat keys)" -le "$wanted" ]; }
+    wait_until 20 just
+    [ "$(stat keys)" = "$wanted" ]
 }
 
 @test "deadlines far off do not keep the server busy" {

@@ -343,6 +343,25 @@ terminal() {
         seq $((delivered + 1)) "$SENT" | sed "s/.*/100 MESSAGE bob & $(printf '%10000s' '' | tr ' ' x)/")
 }
 
+@test "whoever is sent messages without end can still ask" {
+    serve_frames --quiet
+    ask 'KV/1.0 CREATE bob'
+    (yes 'KV/1.0 SEND bob x' | timeout 60 nc 127.0.0.1 "$PORT" >/dev/null 2>&1) 3>&- &
+    flood=$!
+    dial
+    frame connect bob >&"$FD"
+    timeout 20 grep -z -q -m 1 '^string$' <&"$FD"
+    frame list >&"$FD"
+    timeout 20 grep -z -q -m 1 '^list$' <&"$FD"
+    sends() { ask 'KV/1.0 STATS all' | sed 's/.* SEND=\([0-9]*\) .*/\1/'; }
+    before=$(sends)
+    more() { [ "$(sends)" -gt "$before" ]; } # the flood goes on
+    wait_until 10 more
+    hang_up "$FD"
+    pkill -P $flood || :
+    wait $flood || :
+}
+
 @test "--frames: no port by default, one line names it, and a port in use is refused" {
     serve
     run ! grep -q frames "$LOG"
