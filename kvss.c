@@ -495,7 +495,7 @@ enum wire { LINES, FRAMES, WIRES }; /* KV/1.0, and the one of chapter 12 */
 enum {
     ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535",
     OUTPUT_MAX = 32768, /* bytes of replies: with more of them waiting, no request is run */
-    EVENTS_MAX = 20,
+    EVENTS_MAX = 20,    /* lines of the log, see client_event() */
 };
 
 static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reach */
@@ -537,7 +537,7 @@ static struct {
     int listeners[WIRES];  /* descriptors, or -1 */
     int spare;             /* a descriptor to give up when none is left */
     int top;               /* no client has a higher descriptor */
-    int turn;              /* the descriptor whose turn is first */
+    int turn;              /* the descriptor that comes first in the next turn */
     bool slow;             /* a slow request was run in this turn of the loop */
     sigset_t signals;      /* blocked while pselect() waits: not those that stop */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
@@ -853,8 +853,8 @@ static enum status command_auth(struct request *r) {
         r->data = STR("manager");
         return OK;
     }
-    event("refuse", c->name,
-          STR("wrong name or password")); /* a name may be a password typed too early */
+    /* Without the name: it may be a password, typed too early. */
+    event("refuse", c->name, STR("wrong name or password"));
     r->close = ++c->failures >= FAILURES_MAX;
     return UNAUTHORIZED;
 }
@@ -878,7 +878,8 @@ static enum status command_manage(struct request *r); /* below the table: it run
 /* == 9. Patterns ==================================================================================
  *
  * Beyond the lab: LIST takes a POSIX extended regular expression (POSIX, XBD, section 9.4). regexec()
- * won't do: with some libraries, a short pattern can keep it busy for minutes, or fill the memory.
+ * won't do: a matcher that backtracks can take twice the time for each byte more of a name, and one
+ * that does not may fill the memory; glibc's does with ((((a{60}){60}){60}){60}).
  *
  * So a pattern becomes an automaton (Glushkov, 1961): each character of it is a state, entered when
  * the text has that character. A set of states is a word of 64 bits; from each byte of the text to
