@@ -550,12 +550,12 @@ static struct {
 
 struct request {
     struct client *client;
-    const struct command *command;
-    struct store *store;   /* the client's, or with MANAGE another's */
-    struct str key, value; /* the arguments; one that was not given is empty */
-    struct str data;       /* for the reply; good until the store changes */
-    struct str reason;     /* why it's refused, in words; else empty */
-    bool close;            /* close the connection after the reply */
+    struct command *command; /* that the verb names, or NULL */
+    struct store *store;     /* the client's, or with MANAGE another's */
+    struct str key, value;   /* the arguments; one that was not given is empty */
+    struct str data;         /* for the reply; good until the store changes */
+    struct str reason;       /* why it's refused, in words; else empty */
+    bool close;              /* close the connection after the reply */
 };
 
 static enum status command_put(struct request *r) {
@@ -1422,10 +1422,9 @@ static enum status command_stats(struct request *r) {
 }
 
 /* Cuts the arguments, which rest has if there are more, and checks their form. */
-static bool request_arguments(struct request *r, const struct command *command, bool more,
-                              struct str rest) {
+static enum status request_arguments(struct request *r, bool more, struct str rest) {
+    const struct command *command = r->command;
     int given = more;
-    r->command = command;
     r->key = r->value = STR("");
     if (more && str_field(&rest, &r->key)) r->value = rest, given++;
     const char *wrong = NULL;
@@ -1440,8 +1439,7 @@ static bool request_arguments(struct request *r, const struct command *command, 
     else if (command->kind == ON_MAILBOX && command->run != command_list &&
              memchr(r->key.bytes, ',', r->key.len))
         wrong = "a user's name has no comma";
-    if (wrong) request_bad(r, wrong);
-    return !wrong;
+    return wrong ? request_bad(r, wrong) : OK;
 }
 
 /* Its own form and that of the command come first, and then whether there is such a client. */
@@ -1451,14 +1449,16 @@ static enum status command_manage(struct request *r) {
     bool more = str_field(&rest, &verb);
     struct command *command = request_command(verb);
     if (!command || command->kind != ON_STORE) return BAD_REQUEST;
-    if (!request_arguments(r, command, more, rest)) return BAD_REQUEST;
-    enum status status = client_find(who, &other);
+    r->command = command;
+    enum status status = request_arguments(r, more, rest);
+    if (status == OK) status = client_find(who, &other);
     if (status != OK) return status;
     r->store = other->store;
     return command->run(r);
 }
 
-static enum status request_run(struct request *r, struct str line) {
+/* Cuts the line, and compares it with the table. OK: its command can be run. */
+static enum status request_parse(struct request *r, struct str line) {
     struct str version, verb = STR(""), rest = line;
     bool has_verb = str_field(&rest, &version);
     if (!str_equal(version, STR("KV/1.0"))) {
@@ -1466,14 +1466,20 @@ static enum status request_run(struct request *r, struct str line) {
         return UPGRADE;
     }
     bool more = has_verb && str_field(&rest, &verb);
-    struct command *command = request_command(verb);
-    if (command) command->count++;
-    if (command && command->kind == FOR_MANAGERS && !r->client->manager) return FORBIDDEN;
+    r->command = request_command(verb);
+    bool for_managers = r->command && r->command->kind == FOR_MANAGERS;
+    if (for_managers && !r->client->manager) return FORBIDDEN;
     if (!str_is_text(line)) return request_bad(r, "the line is not UTF-8, or has a NUL in it");
     if (!has_verb) return request_bad(r, "the verb is missing");
-    if (!command) return request_bad(r, "there is no such verb; verbs are upper case");
-    if (!request_arguments(r, command, more, rest)) return BAD_REQUEST;
-    enum status status = command->run(r);
+    if (!r->command) return request_bad(r, "there is no such verb; verbs are upper case");
+    return request_arguments(r, more, rest);
+}
+
+static enum status request_run(struct request *r, struct str line) {
+    enum status status = request_parse(r, line);
+    struct command *command = r->command;
+    if (command) command->count++;
+    if (status == OK) status = command->run(r);
     return status == BAD_REQUEST && !r->reason.len ? request_bad(r, command->reason) : status;
 }
 
