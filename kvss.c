@@ -6,7 +6,7 @@
  *     4. Replies    the table of statuses
  *     5. State      what is known of the server and of each client
  *     6. Commands   PUT GET DEL STATS QUIT
- *     7. Expiry     beyond the lab: EXPIRE TTL
+ *     7. Expiry     beyond the lab: EXPIRE EXPIREAT TTL
  *     8. Roles      beyond the lab: a store for each client, managers
  *     9. Patterns   beyond the lab: regular expressions
  *    10. Mailboxes  beyond the lab: CREATE DELETE LIST SEND CONNECT
@@ -543,6 +543,12 @@ static struct {
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
 } server = {.listeners = {-1, -1}, .spare = -1};
 
+static uint64_t clock_ms(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 /* == 6. Commands ==================================================================================
  *
  * A command is a function. It gets a request whose form was checked, does what it asks, and returns
@@ -593,9 +599,12 @@ static enum status command_quit(struct request *r) {
 
 enum {
     EXPIRY_MAX = 10 * 365 * 86400, /* seconds: ten years */
+    UNIXTIME = 10 + 1 + 3,         /* bytes: 1763719200.250 */
     EXPIRY_STEP = 500,             /* keys removed in a turn */
     DEADLINES_MIN = 64             /* of the array */
 };
+
+static const uint64_t UNIXTIME_MAX = 9999999999; /* seconds since 1970: to the year 2286 */
 
 struct deadline {
     uint64_t at; /* ms, of the monotonic clock */
@@ -681,21 +690,64 @@ static void expiry_step(struct store *st) {
     }
 }
 
-static enum status command_expire(struct request *r) {
-    uint64_t seconds = 0;
-    for (size_t i = 0; i < r->value.len; i++) {
-        char digit = r->value.bytes[i];
-        if (digit < '0' || digit > '9' || seconds > EXPIRY_MAX) return BAD_REQUEST;
-        seconds = seconds * 10 + (uint64_t)(digit - '0');
+/* Digits and nothing else, and not more than that. */
+static bool expiry_number(struct str digits, uint64_t most, uint64_t *number) {
+    *number = 0;
+    for (size_t i = 0; i < digits.len; i++) {
+        char digit = digits.bytes[i];
+        if (digit < '0' || digit > '9' || *number > most) return false;
+        *number = *number * 10 + (uint64_t)(digit - '0');
     }
-    if (seconds < 1 || seconds > EXPIRY_MAX) return BAD_REQUEST;
-    struct slot *s = store_find(r->store, store_hash(r->key), r->key);
+    return digits.len > 0 && *number <= most;
+}
+
+/* The key gets this deadline, in place of any that it had. */
+static enum status expiry_start(struct store *st, struct str key, uint64_t at) {
+    struct slot *s = store_find(st, store_hash(key), key);
     if (!s || !s->entry) return NOT_FOUND;
     bool again = s->entry->expires;
-    if (!again && !expiry_begin(r->store, s)) return SERVER_ERROR;
-    uint32_t place = again ? expiry_place(s->entry) : r->store->deadlines_len - 1;
-    expiry_sift(r->store, place, (struct deadline){server.now + seconds * 1000, s->entry});
+    if (!again && !expiry_begin(st, s)) return SERVER_ERROR;
+    uint32_t place = again ? expiry_place(s->entry) : st->deadlines_len - 1;
+    expiry_sift(st, place, (struct deadline){at, s->entry});
     return OK;
+}
+
+/* What to add to the monotonic clock for the time of day, in ms. */
+static int64_t expiry_offset(void) {
+    return (int64_t)clock_ms(CLOCK_REALTIME) - (int64_t)clock_ms(CLOCK_MONOTONIC);
+}
+
+/* A deadline as time of day, for who can't see our clock: UNIXTIME bytes, good until the next call. */
+static struct str expiry_text(uint64_t at) {
+    static char text[UNIXTIME + 1];
+    int64_t most = (int64_t)UNIXTIME_MAX * 1000 + 999, ms = (int64_t)at + expiry_offset();
+    ms = ms < 0 ? 0 : ms > most ? most : ms;
+    snprintf(text, sizeof text, "%010lld.%03d", (long long)ms / 1000, (int)(ms % 1000));
+    return (struct str){text, UNIXTIME};
+}
+
+/* The value becomes what EXPIREAT would have to be told, to set the same deadline. */
+static enum status command_expire(struct request *r) {
+    uint64_t seconds;
+    if (!expiry_number(r->value, EXPIRY_MAX, &seconds) || seconds < 1) return BAD_REQUEST;
+    uint64_t at = server.now + seconds * 1000;
+    r->value = expiry_text(at);
+    return expiry_start(r->store, r->key, at);
+}
+
+/* A time of day that is past is a deadline as well: the key is gone. */
+static enum status command_expireat(struct request *r) {
+    uint64_t seconds, ms = 0;
+    struct str whole = r->value, part = r->value;
+    const char *point = memchr(whole.bytes, '.', whole.len);
+    if (point) {
+        whole.len = (size_t)(point - whole.bytes);
+        part = (struct str){point + 1, part.len - whole.len - 1};
+        if (part.len != 3 || !expiry_number(part, 999, &ms)) return BAD_REQUEST;
+    }
+    if (!expiry_number(whole, UNIXTIME_MAX, &seconds)) return BAD_REQUEST;
+    int64_t at = (int64_t)(seconds * 1000 + ms) - expiry_offset();
+    return expiry_start(r->store, r->key, at < 0 ? 0 : (uint64_t)at);
 }
 
 /* Seconds are rounded up: a key that is there has one left at least. */
@@ -1374,6 +1426,8 @@ static struct command {
     /* Beyond the lab: */
     {"EXPIRE", GENERAL, 2, 2, command_expire, "EXPIRE key seconds",
      "EXPIRE needs a key and a number of seconds, from 1 to 315360000", 0},
+    {"EXPIREAT", GENERAL, 2, 2, command_expireat, "EXPIREAT key unixtime",
+     "EXPIREAT needs a key and seconds since 1970, as in 1763719200 or 1763719200.250", 0},
     {"TTL", GENERAL, 1, 1, command_ttl, "TTL key", "TTL needs a key and nothing more", 0},
     {"WHOAMI", GENERAL, 0, 0, command_whoami, "WHOAMI", "WHOAMI takes nothing", 0},
     {"AUTH", GENERAL, 2, 2, command_auth, "AUTH user password",
@@ -1782,12 +1836,6 @@ static volatile sig_atomic_t loop_signal; /* SIGINT or SIGTERM, once one was let
 
 enum { ACCEPT_PAUSE_MS = 100 }; /* after accept() failed: tried at once, it would fail again */
 
-static uint64_t clock_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /* 127.0.0.1:9000, [::1]:9000 */
 static void address_name(const struct sockaddr_storage *address, socklen_t len, char *name) {
     char host[INET6_ADDRSTRLEN] = "?", port[6] = "?";
@@ -1910,7 +1958,7 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
         FD_ZERO(readable);
         FD_ZERO(writable);
     }
-    server.now = clock_ms();
+    server.now = clock_ms(CLOCK_MONOTONIC);
     loop_look_for_signals();
 }
 
@@ -2098,7 +2146,7 @@ int main(int argc, char **argv) {
     start_listening(LINES, options[PORT].value, "listening");
     long frames = options[FRAMES_PORT].value;
     if (frames >= 0) start_listening(FRAMES, frames, "listening for frames");
-    server.started = server.now = clock_ms();
+    server.started = server.now = clock_ms(CLOCK_MONOTONIC);
     event("start", "kvss", STR(KVSS_VERSION));
     loop_run();
     return 0;

@@ -54,6 +54,7 @@ static const struct command {
     {"STATS", 2, "stats [all]", "show what the server counts"},
     {"QUIT", 1, "quit", "end the connection"},
     {"EXPIRE", 2, "expire KEY SECONDS", "let the key go after so many seconds: 200, or 404"},
+    {"EXPIREAT", 2, "expireat KEY UNIXTIME", "let it go then, as date +%s counts: 200, or 404"},
     {"TTL", 2, "ttl KEY", "show the seconds that it has left, -1 for ever, or 404"},
     {"WHOAMI", 1, "whoami", "show whether you are a guest or a manager, and your port"},
     {"AUTH", 2, "auth USER PASSWORD", "become a manager"},

@@ -62,6 +62,30 @@ gone() {
             'KV/1.0 TTL k' '200 OK 315360000'
 }
 
+@test "EXPIREAT: a time of day, with milliseconds or without; what is past is gone" {
+    serve --explain
+    wrong='400 BAD_REQUEST EXPIREAT needs a key and seconds since 1970, as in 1763719200 or 1763719200.250'
+    ask 'KV/1.0 PUT k v'
+    for time in 10000000000 99999999999999999999 -1 +1 1. .250 1.2 1.25 1.2500 1.-50 1.250.250 1,250 1e3 x ' 1' '1 '; do
+        replies "KV/1.0 EXPIREAT k $time" "$wrong"
+    done
+    replies 'KV/1.0 EXPIREAT k' "$wrong" \
+            'KV/1.0 EXPIREAT nobody 1' '404 NOT_FOUND' \
+            'KV/1.0 EXPIREAT k 9999999999.999' '200 OK'
+    for time in 0 1 0000000001 1763719200 1763719200.000 1763719200.250 "$(date +%s)"; do
+        replies 'KV/1.0 PUT k v' '200 OK' \
+                "KV/1.0 EXPIREAT k $time" '200 OK' \
+                'KV/1.0 GET k' '404 NOT_FOUND' \
+                'KV/1.0 PUT k v' '201 CREATED'
+    done
+    ask "KV/1.0 EXPIREAT k $(($(date +%s) + 100)).250"
+    [[ $(ask 'KV/1.0 TTL k') =~ ^'200 OK '(9[0-9]|10[01])$ ]]
+    then=$(($(date +%s) + 2))
+    ask "KV/1.0 EXPIREAT k $then"
+    wait_until 10 gone k
+    [ "$(date +%s)" -ge "$then" ]
+}
+
 @test "TTL: the seconds left, rounded up; -1 without a deadline; 404" {
     serve
     replies 'KV/1.0 TTL k' '404 NOT_FOUND' \
@@ -229,4 +253,8 @@ gone() {
     printed '200 OK'
     run "$KVSS_CLIENT" --port "$PORT" --value ttl k
     printed 1000
+    run "$KVSS_CLIENT" --port "$PORT" expireat k 1
+    printed '200 OK'
+    run "$KVSS_CLIENT" --port "$PORT" get k
+    printed '404 NOT_FOUND'
 }
