@@ -23,8 +23,8 @@ else
 CFLAGS := -O2 $(foreach flag,$(HARDENING),$(call takes,$(flag)))
 endif
 
-# crypt() is in a library of its own, or in libc.
-kvss: LDLIBS := $(call takes,-lcrypt)
+# crypt() and aio_fsync() are in libraries of their own, or in libc.
+kvss: LDLIBS := $(foreach flag,-lcrypt -lrt,$(call takes,$(flag)))
 
 all: $(PROGRAMS)
 

@@ -11,10 +11,13 @@
  *     9. Patterns   beyond the lab: regular expressions
  *    10. Mailboxes  beyond the lab: CREATE DELETE LIST SEND CONNECT
  *    11. Requests   a line becomes a reply; the table of commands
- *    12. Frames     beyond the lab: the mailboxes on another wire
- *    13. Clients    a connection: read, run, write, close
- *    14. Loop       select(), accept, stop
- *    15. Start      the table of options, the listening sockets, main
+ *    12. Log        beyond the lab: the store outlives the server
+ *    13. Compaction beyond the lab: the log is written anew, shorter
+ *    14. Replay     beyond the lab: the log is run again
+ *    15. Frames     beyond the lab: the mailboxes on another wire
+ *    16. Clients    a connection: read, run, write, close
+ *    17. Loop       select(), accept, stop
+ *    18. Start      the table of options, the listening sockets, main
  *
  * A request goes down the file and never back up:
  *
@@ -24,8 +27,10 @@
  *
  * docs/protocol.md says what the lines mean. A new command is one function in Commands and one row
  * of the table in Requests. C99 and POSIX.1-2008, nothing else. */
-#define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE     700 /* POSIX.1-2008, with its extension XSI: nice() and crypt() */
+#define _FILE_OFFSET_BITS 64  /* for files over 2 GiB, where a long has 32 bits */
 
+#include <aio.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -41,6 +46,7 @@
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include <wctype.h>
@@ -56,6 +62,9 @@ enum {
     PRIVATE,
     MANAGERS,
     FRAMES_PORT,
+    DATA,
+    FSYNC,
+    REPAIR,
     EXPLAIN,
     QUIT_STOPS,
     VERBOSE,
@@ -80,6 +89,9 @@ static struct option {
     [MANAGERS] = {'M', "managers", "FILE", 0, 0, "", "who can AUTH, a line each: name:hash"},
     [FRAMES_PORT] = {'F', "frames", "PORT", 65535, -1, NULL,
                      "port for the old wire, 0 for a free one"},
+    [DATA] = {'d', "data", "FILE", 0, 0, "", "keep the store in a file"},
+    [FSYNC] = {'s', "fsync", "WHEN", 0, 0, "everysec", "wait for the disk: always, everysec or no"},
+    [REPAIR] = {'r', "repair", NULL, 1, 0, NULL, "move bad lines of FILE to FILE.bad"},
     [EXPLAIN] = {'e', "explain", NULL, 1, 0, NULL, "let 400 and 426 say why"},
     [QUIT_STOPS] = {'Q', "quit-stops-server", NULL, 1, 0, NULL, "let QUIT stop the server too"},
     [VERBOSE] = {'v', "verbose", NULL, 1, 0, NULL, "log every request and its reply"},
@@ -265,8 +277,9 @@ static struct store {
     unsigned long long keys, bytes; /* bytes: of all entries */
     struct deadline *deadlines;     /* a heap; see Expiry */
     uint32_t deadlines_len, deadlines_size;
-    struct store *next; /* of the list that it's in, if any */
-} store;                /* the one that all share */
+    unsigned long long late_keys; /* bytes of the keys that have one */
+    struct store *next;           /* of the list that it's in, if any */
+} store;                          /* the one that all share */
 
 static uint64_t store_seed[2];
 
@@ -486,11 +499,11 @@ static void reply(struct buf *out, enum status status, struct str data) {
 /* == 5. State =====================================================================================
  *
  * What is known between two turns of the loop: of the server, and of each client. A command sees it
- * through the request that it gets. What becomes of a client is told in chapter 13. */
+ * through the request that it gets. What becomes of a client is told in chapter 16. */
 
 enum phase { CLOSED, OPEN, ENDING, QUITTING, LINGERING };
 
-enum wire { LINES, FRAMES, WIRES }; /* KV/1.0, and the one of chapter 12 */
+enum wire { LINES, FRAMES, WIRES }; /* KV/1.0, and the one of chapter 15 */
 
 enum {
     ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535",
@@ -539,13 +552,14 @@ static struct {
     int top;               /* no client has a higher descriptor */
     int turn;              /* the descriptor that comes first in the next turn */
     bool slow;             /* a slow request was run in this turn of the loop */
+    bool read_only;        /* what would change the shared store can't be logged, and gets 500 */
     sigset_t signals;      /* blocked while pselect() waits: not those that stop */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
 } server = {.listeners = {-1, -1}, .spare = -1};
 
-static uint64_t clock_ms(clockid_t clock) {
+static uint64_t clock_ms(void) {
     struct timespec t;
-    clock_gettime(clock, &t);
+    clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
@@ -644,6 +658,7 @@ static bool expiry_is_past(const struct store *st, const struct entry *e) {
  * is mostly empty. */
 static void expiry_forget(struct store *st, const struct entry *e) {
     uint32_t place = expiry_place(e), half = st->deadlines_size / 2;
+    st->late_keys -= e->key_len;
     struct deadline last = st->deadlines[--st->deadlines_len];
     if (place < st->deadlines_len) expiry_sift(st, place, last);
     if (half < DEADLINES_MIN || st->deadlines_len > half / 2) return;
@@ -665,6 +680,7 @@ static bool expiry_begin(struct store *st, struct slot *s) {
     if (!e) return false;
     e->expires = true;
     st->bytes += sizeof(uint32_t);
+    st->late_keys += e->key_len;
     s->entry = e;
     st->deadlines_len++;
     return true;
@@ -712,9 +728,14 @@ static enum status expiry_start(struct store *st, struct str key, uint64_t at) {
     return OK;
 }
 
-/* What to add to the monotonic clock for the time of day, in ms. */
+/* What to add to the monotonic clock for the time of day, in ms, rounded to the nearest: it should
+ * be the same whenever it's asked for. */
 static int64_t expiry_offset(void) {
-    return (int64_t)clock_ms(CLOCK_REALTIME) - (int64_t)clock_ms(CLOCK_MONOTONIC);
+    struct timespec day, up;
+    clock_gettime(CLOCK_REALTIME, &day);
+    clock_gettime(CLOCK_MONOTONIC, &up);
+    int64_t seconds = (int64_t)day.tv_sec - (int64_t)up.tv_sec;
+    return seconds * 1000 + (day.tv_nsec - up.tv_nsec + 1000500000) / 1000000 - 1000;
 }
 
 /* A deadline as time of day, for who can't see our clock: UNIXTIME bytes, good until the next call. */
@@ -780,7 +801,7 @@ enum {
     SWEEP_MAX = 1024,   /* slots freed in a turn; a table that's begun is finished */
 };
 
-/* POSIX has it in unistd.h, as XSI; glibc's unistd.h has not, since 2.28. */
+/* POSIX has it in unistd.h; glibc has not, since 2.28. */
 char *crypt(const char *password, const char *setting);
 
 struct manager {
@@ -1406,6 +1427,10 @@ static enum status command_list(struct request *r) {
  * The table of commands is the heart of the program. A line is compared with it from left to right,
  * and the first thing that's wrong decides: one request has one answer. */
 
+enum { REQUEST_MAX = 65536 }; /* bytes of a line with its LF */
+
+static enum status command_compact(struct request *r); /* see Compaction */
+
 /* MANAGE can run what is ON_STORE; what is ON_MAILBOX can come in a frame. */
 enum kind { GENERAL, ON_STORE, FOR_MANAGERS, ON_MAILBOX };
 
@@ -1414,32 +1439,35 @@ static struct command {
     enum kind kind;
     int least, most; /* arguments; a second one is the rest of the line, spaces and all */
     enum status (*run)(struct request *);
+    const char *logged_as; /* by what verb the change is logged, with the arguments left by run() */
     const char *usage, *reason; /* reason: what to say where there are too few or too many */
     unsigned long long count;   /* requests so far */
 } commands[] = {
-    {"PUT", ON_STORE, 2, 2, command_put, "PUT key value", "PUT needs a key and a value", 0},
-    {"GET", ON_STORE, 1, 1, command_get, "GET key", "GET needs a key and nothing more", 0},
-    {"DEL", ON_STORE, 1, 1, command_del, "DEL key", "DEL needs a key and nothing more", 0},
-    {"STATS", GENERAL, 0, 1, command_stats, "STATS [all]", "STATS takes nothing or the word all",
-     0},
-    {"QUIT", GENERAL, 0, 0, command_quit, "QUIT", "QUIT takes nothing", 0},
+    {"PUT", ON_STORE, 2, 2, command_put, "PUT", "PUT key value", "PUT needs a key and a value", 0},
+    {"GET", ON_STORE, 1, 1, command_get, NULL, "GET key", "GET needs a key and nothing more", 0},
+    {"DEL", ON_STORE, 1, 1, command_del, "DEL", "DEL key", "DEL needs a key and nothing more", 0},
+    {"STATS", GENERAL, 0, 1, command_stats, NULL, "STATS [all]",
+     "STATS takes nothing or the word all", 0},
+    {"QUIT", GENERAL, 0, 0, command_quit, NULL, "QUIT", "QUIT takes nothing", 0},
     /* Beyond the lab: */
-    {"EXPIRE", GENERAL, 2, 2, command_expire, "EXPIRE key seconds",
+    {"EXPIRE", GENERAL, 2, 2, command_expire, "EXPIREAT", "EXPIRE key seconds",
      "EXPIRE needs a key and a number of seconds, from 1 to 315360000", 0},
-    {"EXPIREAT", GENERAL, 2, 2, command_expireat, "EXPIREAT key unixtime",
+    {"EXPIREAT", GENERAL, 2, 2, command_expireat, "EXPIREAT", "EXPIREAT key unixtime",
      "EXPIREAT needs a key and seconds since 1970, as in 1763719200 or 1763719200.250", 0},
-    {"TTL", GENERAL, 1, 1, command_ttl, "TTL key", "TTL needs a key and nothing more", 0},
-    {"WHOAMI", GENERAL, 0, 0, command_whoami, "WHOAMI", "WHOAMI takes nothing", 0},
-    {"AUTH", GENERAL, 2, 2, command_auth, "AUTH user password",
+    {"TTL", GENERAL, 1, 1, command_ttl, NULL, "TTL key", "TTL needs a key and nothing more", 0},
+    {"COMPACT", GENERAL, 0, 0, command_compact, NULL, "COMPACT", "COMPACT takes nothing", 0},
+    {"WHOAMI", GENERAL, 0, 0, command_whoami, NULL, "WHOAMI", "WHOAMI takes nothing", 0},
+    {"AUTH", GENERAL, 2, 2, command_auth, NULL, "AUTH user password",
      "AUTH needs a user and a password of up to 250 bytes", 0},
-    {"MANAGE", FOR_MANAGERS, 2, 2, command_manage, "MANAGE port PUT|GET|DEL key [value]",
+    {"MANAGE", FOR_MANAGERS, 2, 2, command_manage, NULL, "MANAGE port PUT|GET|DEL key [value]",
      "MANAGE needs a port and a PUT, GET or DEL", 0},
-    {"CREATE", ON_MAILBOX, 1, 1, command_create, "CREATE user", "CREATE needs a user", 0},
-    {"DELETE", ON_MAILBOX, 1, 1, command_delete, "DELETE user", "DELETE needs a user", 0},
-    {"LIST", ON_MAILBOX, 0, 1, command_list, "LIST [pattern]",
+    {"CREATE", ON_MAILBOX, 1, 1, command_create, NULL, "CREATE user", "CREATE needs a user", 0},
+    {"DELETE", ON_MAILBOX, 1, 1, command_delete, NULL, "DELETE user", "DELETE needs a user", 0},
+    {"LIST", ON_MAILBOX, 0, 1, command_list, NULL, "LIST [pattern]",
      "LIST takes nothing or a pattern of the kind that docs/protocol.md describes", 0},
-    {"SEND", ON_MAILBOX, 2, 2, command_send, "SEND user text", "SEND needs a user and a text", 0},
-    {"CONNECT", ON_MAILBOX, 1, 1, command_connect, "CONNECT user", "CONNECT needs a user", 0},
+    {"SEND", ON_MAILBOX, 2, 2, command_send, NULL, "SEND user text", "SEND needs a user and a text",
+     0},
+    {"CONNECT", ON_MAILBOX, 1, 1, command_connect, NULL, "CONNECT user", "CONNECT needs a user", 0},
 };
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -1496,6 +1524,12 @@ static enum status request_arguments(struct request *r, bool more, struct str re
     return wrong ? request_bad(r, wrong) : OK;
 }
 
+/* The arguments are checked. What changes the shared store is not run if it can't be logged. */
+static enum status request_execute(struct request *r) {
+    bool refused = server.read_only && r->command->logged_as && r->store == &store;
+    return refused ? SERVER_ERROR : r->command->run(r);
+}
+
 /* Its own form and that of the command come first, and then whether there is such a client. */
 static enum status command_manage(struct request *r) {
     struct str who = r->key, rest = r->value, verb;
@@ -1508,7 +1542,13 @@ static enum status command_manage(struct request *r) {
     if (status == OK) status = client_find(who, &other);
     if (status != OK) return status;
     r->store = other->store;
-    return command->run(r);
+    return request_execute(r);
+}
+
+static struct request request_from(struct client *c) {
+    struct str none = STR("");
+    return (struct request){
+        .client = c, .store = c->store, .key = none, .value = none, .data = none, .reason = none};
 }
 
 /* Cuts the line, and compares it with the table. OK: its command can be run. */
@@ -1533,7 +1573,7 @@ static enum status request_run(struct request *r, struct str line) {
     enum status status = request_parse(r, line);
     struct command *command = r->command;
     if (command) command->count++;
-    if (status == OK) status = command->run(r);
+    if (status == OK) status = request_execute(r);
     return status == BAD_REQUEST && !r->reason.len ? request_bad(r, command->reason) : status;
 }
 
@@ -1557,7 +1597,649 @@ static struct str request_shown(struct str line) {
     return (struct str){line.bytes, version.len + 1 + verb.len};
 }
 
-/* == 12. Frames ===================================================================================
+/* == 12. Log ======================================================================================
+ *
+ * Beyond the lab. With --data FILE, the store outlives the server: each change of the store that all
+ * share is appended to FILE, as the request that makes it, and at the start these are run again.
+ *
+ * A reply is a promise. So what a turn of the loop has changed is written, all with one write, before
+ * any reply of that turn is sent: that's group commit. What the kernel has taken outlives kvss, but
+ * not a power cut; fsync() waits for the disk. --fsync says whether the replies wait for that too.
+ *
+ * If the disk takes nothing more, the promises of that turn become 500. Their lines are kept, and
+ * tried again each second; until they are written nothing else is changed. If fsync() fails, it's no
+ * use to call it again: the kernel may have dropped what it could not write (Rebello and others,
+ * "Can Applications Recover from fsync Failures?", 2020). Then FILE is written anew; see Compaction. */
+
+enum {
+    RETRY_MS = 1000,      /* from one failure to the next try */
+    SYNC_MS = 1000,       /* from one sync to the next, with --fsync everysec */
+    POLL_MS = 10,         /* from one look to the next at what goes on beside the loop */
+    LINES_KEPT = 1 << 20, /* bytes of memory for lines, when they are written */
+};
+
+static const struct str log_header = {TEXT("# kvss data 1: the changes of a store, as requests\n")};
+
+/* A reply that must not be sent before the log is written. */
+struct promise {
+    struct client *client;
+    size_t at; /* where it begins in out */
+};
+
+static struct {
+    char *path, *folder; /* FILE and where it is, from the root; NULL: there is no log */
+    char *copy_path;     /* FILE.new, see Compaction */
+    int fd;              /* FILE, locked */
+    off_t size;          /* its bytes, as far as lines are whole */
+    struct buf lines;    /* to be written */
+    struct buf promises; /* that these lines are about */
+    bool behind;         /* the lines could not be written */
+    bool untrusted;      /* a sync has failed */
+    bool unsynced;       /* something was written since the last sync began */
+    bool syncing;        /* a sync goes on beside the loop */
+    struct aiocb sync;
+    int sync_error;    /* of the last one */
+    uint64_t sync_at;  /* no earlier */
+    uint64_t retry_at; /* no earlier, after a failure */
+    int copy;          /* FILE.new, see Compaction; or -1 */
+    off_t copy_size;
+    int old; /* FILE, before FILE.new took its place; or -1 */
+    off_t old_size;
+} logfile = {.fd = -1, .copy = -1, .old = -1};
+
+static bool fsync_is(const char *when) { return strcmp(options[FSYNC].text, when) == 0; }
+
+/* Writes it there, over what may be there already. False: errno says why, and a part of it may be
+ * written. */
+static bool write_at(int fd, struct str data, off_t at) {
+    while (data.len > 0) {
+        ssize_t n = pwrite(fd, data.bytes, data.len, at);
+        if (n < 0 && errno != EINTR) return false;
+        if (n < 0) continue;
+        data = (struct str){data.bytes + n, data.len - (size_t)n};
+        at += n;
+    }
+    return true;
+}
+
+/* The caller has reserved REQUEST_MAX: no line is longer than a request can be. */
+static void log_line(struct buf *lines, const char *verb, struct str key, struct str value) {
+    buf_append(lines, STR("KV/1.0 "));
+    buf_append(lines, str_of(verb));
+    buf_append(lines, STR(" "));
+    buf_append(lines, key);
+    if (value.len) buf_append(lines, STR(" "));
+    buf_append(lines, value);
+    buf_append(lines, STR("\n"));
+}
+
+/* Changes are let in while there's room for one more line, and the disk takes them. */
+static void log_admit(void) {
+    bool room = buf_reserve(&logfile.lines, REQUEST_MAX) &&
+                buf_reserve(&logfile.promises, sizeof(struct promise));
+    server.read_only = !room || logfile.behind || logfile.untrusted;
+}
+
+/* The request has been run. If it has changed the store, its line is to be written, and its reply,
+ * which begins there in the client's out buffer, is a promise. */
+static void log_append(const struct request *r, enum status status, size_t reply_at) {
+    bool done = statuses[status].bytes[0] == '2' && r->command->logged_as;
+    if (!logfile.path || !done || r->store != &store) return;
+    struct promise promise = {r->client, reply_at};
+    log_line(&logfile.lines, r->command->logged_as, r->key, r->value);
+    buf_append(&logfile.promises, (struct str){(char *)&promise, sizeof promise});
+    log_admit();
+}
+
+/* Makes a reply that's in the out buffer a 500. */
+static void promise_break(struct promise promise) {
+    struct buf *out = &promise.client->out;
+    if (promise.at >= out->len) return; /* the client is gone */
+    if (options[VERBOSE].value) event("revoke", promise.client->name, statuses[SERVER_ERROR]);
+    char *reply = out->bytes + promise.at, *end = out->bytes + out->len;
+    size_t len = (size_t)((char *)memchr(reply, '\n', (size_t)(end - reply)) - reply);
+    if (!buf_reserve(out, REPLY_ROOM)) {
+        client_cut(promise.client);
+        return;
+    }
+    reply = out->bytes + promise.at;
+    memmove(reply + statuses[SERVER_ERROR].len, reply + len, out->len - promise.at - len);
+    memcpy(reply, statuses[SERVER_ERROR].bytes, statuses[SERVER_ERROR].len);
+    out->len += statuses[SERVER_ERROR].len - len;
+}
+
+/* From the last to the first, so that the others stay where they are. The log says it once. */
+static void log_fail(bool *trouble, int error) {
+    struct promise promise;
+    char text[128];
+    bool was_well = !logfile.behind && !logfile.untrusted;
+    while (logfile.promises.len) {
+        logfile.promises.len -= sizeof promise;
+        memcpy(&promise, logfile.promises.bytes + logfile.promises.len, sizeof promise);
+        promise_break(promise);
+    }
+    *trouble = true;
+    logfile.retry_at = server.now + RETRY_MS;
+    snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
+    if (was_well) event("error", options[DATA].text, str_of(text));
+}
+
+static void log_recover(bool *trouble) {
+    if (!*trouble) return;
+    *trouble = false;
+    if (!logfile.behind && !logfile.untrusted)
+        event("log", options[DATA].text, STR("is well again"));
+}
+
+/* What is written halfway is cut off, so that it's not there if kvss ends before the next try. If
+ * that fails too, it's a torn line, or one that nobody was promised. */
+static void log_write(struct str lines) {
+    if (!write_at(logfile.fd, lines, logfile.size)) {
+        int error = errno, cut = ftruncate(logfile.fd, logfile.size);
+        log_fail(&logfile.behind, cut < 0 ? errno : error);
+        return;
+    }
+    logfile.size += (off_t)lines.len;
+    logfile.unsynced = true;
+    logfile.lines.len = 0;
+    log_recover(&logfile.behind);
+    if (fsync_is("always") && fsync(logfile.fd) < 0) log_fail(&logfile.untrusted, errno);
+    logfile.promises.len = 0;
+    if (logfile.lines.size <= LINES_KEPT) return;
+    free(logfile.lines.bytes);
+    logfile.lines = (struct buf){NULL, 0, 0};
+}
+
+/* Once a turn, before any reply is sent. */
+static void log_commit(void) {
+    if (!logfile.path) return;
+    bool paused = logfile.behind && server.now < logfile.retry_at;
+    if (logfile.lines.len && !paused)
+        log_write((struct str){logfile.lines.bytes, logfile.lines.len});
+    log_admit();
+}
+
+/* Starts to sync a file beside the loop; with --fsync always, or if that can't be, right here. */
+static void sync_begin(int fd) {
+    logfile.sync = (struct aiocb){.aio_fildes = fd};
+    logfile.sync.aio_sigevent.sigev_notify = SIGEV_NONE;
+    logfile.syncing = !fsync_is("always") && aio_fsync(O_SYNC, &logfile.sync) == 0;
+    logfile.sync_error = !logfile.syncing && fsync(fd) < 0 ? errno : 0;
+}
+
+/* If so, sync_error says how it went. */
+static bool sync_is_over(void) {
+    int error = logfile.syncing ? aio_error(&logfile.sync) : 0;
+    if (error == EINPROGRESS) return false;
+    if (logfile.syncing && aio_return(&logfile.sync) < 0) logfile.sync_error = error;
+    logfile.syncing = false;
+    return true;
+}
+
+/* Once a turn, with --fsync everysec, while no other sync goes on. */
+static void log_sync(void) {
+    if (logfile.sync_error) log_fail(&logfile.untrusted, logfile.sync_error);
+    logfile.sync_error = 0;
+    if (!logfile.unsynced || !fsync_is("everysec") || server.now < logfile.sync_at) return;
+    logfile.unsynced = false;
+    logfile.sync_at = server.now + SYNC_MS;
+    sync_begin(logfile.fd);
+}
+
+/* A file's name is on the disk when its folder is. Some systems can't sync one, and say EINVAL. */
+static bool folder_sync(void) {
+    int fd = open(logfile.folder, O_RDONLY);
+    bool synced = fd >= 0 && (fsync(fd) == 0 || errno == EINVAL);
+    int error = errno;
+    if (fd >= 0) close(fd);
+    errno = error;
+    return synced;
+}
+
+/* When the loop has to look after the log, or NEVER. */
+static uint64_t log_next(void) {
+    if (logfile.old >= 0) return server.now;
+    uint64_t until = logfile.syncing || logfile.copy >= 0 ? server.now + POLL_MS : NEVER;
+    bool everysec = logfile.unsynced && fsync_is("everysec");
+    if (everysec && logfile.sync_at < until) until = logfile.sync_at;
+    bool failed = logfile.behind || logfile.untrusted;
+    if (failed && logfile.retry_at < until) until = logfile.retry_at;
+    return until;
+}
+
+/* At the end of kvss. False: it's not known whether the disk has all that was promised. */
+static bool log_close(void) {
+    const struct aiocb *list[] = {&logfile.sync};
+    if (!logfile.path) return true;
+    logfile.retry_at = 0;
+    log_commit();
+    if (logfile.syncing) (void)aio_suspend(list, 1, NULL);
+    int error = sync_is_over() ? logfile.sync_error : EIO;
+    if (logfile.unsynced && !fsync_is("no") && fsync(logfile.fd) < 0) error = errno;
+    if (error) event("error", options[DATA].text, str_of(strerror(error)));
+    close(logfile.fd);
+    return !error && !logfile.untrusted;
+}
+
+/* == 13. Compaction ===============================================================================
+ *
+ * Beyond the lab. The log grows with each change, the store does not. When FILE is more than twice
+ * what the store needs, a child of kvss, made by fork(), writes the store to FILE.new, while kvss goes
+ * on: the child has the memory as it was when it was made, whatever kvss changes in its own.
+ *
+ * When the child is done, what FILE has got since then is copied behind it, FILE.new is synced, and
+ * rename() puts it in the place of FILE. Whenever the end comes, FILE is the old one or the new one,
+ * and whole. None of this may hold up the loop, which has to write to FILE all the time: so kvss does
+ * not touch FILE.new while it's being synced, when a write would have to wait. */
+
+enum {
+    COMPACT_MIN = 1 << 20,  /* bytes of a file that is not worth the trouble */
+    COMPACT_REST_MS = 1000, /* after one: else a small store that changes a lot has no other work */
+    COMPACT_PAUSE_MS = 60000, /* after one that failed */
+    COPY_STEP = 1 << 20,      /* bytes copied in a turn */
+    OLD_STEP = 1 << 20,       /* bytes of the old FILE freed in a turn */
+    COMPACT_NICE = 10,        /* the child's share of a processor that kvss wants, too: a tenth */
+};
+
+static struct {
+    enum { RESTING, WRITING, COPYING, SYNCING } phase;
+    pid_t child;
+    off_t copied;  /* bytes of FILE that FILE.new makes up for */
+    off_t seen;    /* the size of FILE, a turn ago */
+    bool asked;    /* by COMPACT */
+    uint64_t from; /* no earlier, unless asked */
+} compaction;
+
+/* Makes FILE.new. What is there now is left of a compaction that did not end. */
+static bool copy_open(void) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    (void)unlink(logfile.copy_path);
+    logfile.copy = open(logfile.copy_path, O_RDWR | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
+    logfile.copy_size = 0;
+    return logfile.copy >= 0 && fcntl(logfile.copy, F_SETLK, &lock) == 0;
+}
+
+static void copy_drop(void) {
+    if (logfile.copy < 0) return;
+    close(logfile.copy);
+    (void)unlink(logfile.copy_path);
+    logfile.copy = -1;
+}
+
+/* FILE.new, which is on the disk, becomes FILE. */
+static bool copy_take(void) {
+    if (rename(logfile.copy_path, logfile.path) < 0) return false;
+    if (logfile.old >= 0) close(logfile.old);
+    logfile.old = logfile.fd;
+    logfile.old_size = logfile.size;
+    logfile.fd = logfile.copy;
+    logfile.size = logfile.copy_size;
+    logfile.copy = -1;
+    return folder_sync();
+}
+
+/* The last close() of a file without a name frees it: 20 ms for 60 MB. So it's made shorter first, by
+ * one step a turn. */
+static void old_shrink(void) {
+    logfile.old_size -= OLD_STEP;
+    if (logfile.old_size > 0 && ftruncate(logfile.old, logfile.old_size) == 0) return;
+    close(logfile.old);
+    logfile.old = -1;
+}
+
+/* Bytes of the shared store as lines: a PUT for each key, an EXPIREAT for each deadline. */
+static off_t compact_size(void) {
+    uint64_t keys = store.keys, deadlines = store.deadlines_len;
+    uint64_t entries = keys * offsetof(struct entry, bytes) + deadlines * sizeof(uint32_t);
+    uint64_t size = log_header.len + store.bytes - entries + keys * strlen("KV/1.0 PUT  \n");
+    size += store.late_keys + deadlines * (strlen("KV/1.0 EXPIREAT  \n") + UNIXTIME);
+    return (off_t)size;
+}
+
+/* In the child. If kvss has ended, nobody waits for this. */
+static void compact_flush(struct buf *lines, off_t *at, pid_t parent) {
+    struct str text = {lines->bytes, lines->len};
+    if (getppid() != parent) _exit(ECANCELED);
+    if (!write_at(logfile.copy, text, *at)) _exit(errno);
+    *at += (off_t)lines->len;
+    lines->len = 0;
+}
+
+/* The child: all that it does, to its end. Its exit status is an errno, or 0. It has descriptors of all
+ * connections, and has to close them, or they would stay open when kvss closes its own. */
+static void compact_child(pid_t parent) {
+    static char
+        room[2 * REQUEST_MAX]; /* no malloc(): another thread may be in it, see aio_fsync() */
+    struct buf lines = {room, 0, sizeof room};
+    off_t at = 0;
+    int niceness = nice(COMPACT_NICE);
+    (void)niceness; /* it does its work, however nice it is */
+    for (int wire = 0; wire < WIRES; wire++) close(server.listeners[wire]);
+    for (int fd = 0; fd <= server.top; fd++)
+        if (clients[fd].phase != CLOSED) close(fd);
+    buf_append(&lines, log_header);
+    for (int i = 0; i < TABLES; i++) {
+        const struct table *t = &store.tables[i];
+        for (struct slot *slot = t->slots; slot < t->slots + t->size; slot++) {
+            struct entry *e = slot->entry;
+            if (!e) continue;
+            struct str key = {e->bytes, e->key_len}, value = {e->bytes + key.len, e->value_len};
+            log_line(&lines, "PUT", key, value);
+            if (e->expires)
+                log_line(&lines, "EXPIREAT", key, expiry_text(store.deadlines[expiry_place(e)].at));
+            if (lines.len > REQUEST_MAX / 2) compact_flush(&lines, &at, parent);
+        }
+    }
+    compact_flush(&lines, &at, parent);
+    _exit(fsync(logfile.copy) < 0 ? errno : 0);
+}
+
+/* FILE goes on as it is. */
+static void compact_fail(const char *why) {
+    if (!logfile.untrusted) event("error", "compaction", str_of(why));
+    copy_drop();
+    compaction.phase = RESTING;
+    compaction.from = server.now + COMPACT_PAUSE_MS;
+    logfile.retry_at = server.now + RETRY_MS;
+}
+
+static void compact_begin(void) {
+    pid_t parent = getpid();
+    bool opened = copy_open();
+    compaction.asked = false;
+    compaction.copied = logfile.size;
+    compaction.child = opened ? fork() : -1;
+    if (compaction.child == 0) compact_child(parent);
+    compaction.phase = WRITING;
+    if (compaction.child < 0) compact_fail(strerror(errno));
+}
+
+/* Waits for the child, but not in the loop. */
+static void compact_written(void) {
+    int status;
+    if (waitpid(compaction.child, &status, WNOHANG) != compaction.child) return;
+    logfile.copy_size = lseek(logfile.copy, 0, SEEK_END);
+    compaction.phase = COPYING;
+    compaction.seen = logfile.size;
+    if (!WIFEXITED(status))
+        compact_fail("child killed");
+    else if (WEXITSTATUS(status) != 0)
+        compact_fail(strerror(WEXITSTATUS(status)));
+}
+
+/* Copies so many bytes of what FILE has and FILE.new has not. False: errno says why. */
+static bool compact_copy(off_t most) {
+    static char bytes[65536];
+    off_t end = logfile.size - compaction.copied < most ? logfile.size : compaction.copied + most;
+    while (compaction.copied < end) {
+        off_t left = end - compaction.copied;
+        size_t step = left < (off_t)sizeof bytes ? (size_t)left : sizeof bytes;
+        ssize_t n = pread(logfile.fd, bytes, step, compaction.copied);
+        if (n <= 0 || !write_at(logfile.copy, (struct str){bytes, (size_t)n}, logfile.copy_size))
+            return false;
+        compaction.copied += n;
+        logfile.copy_size += n;
+    }
+    return true;
+}
+
+/* A step, and as much as was added since the last: so it catches up. Then FILE.new is synced. */
+static void compact_catch_up(void) {
+    off_t added = logfile.size - compaction.seen;
+    compaction.seen = logfile.size;
+    if (!compact_copy(COPY_STEP + added)) {
+        compact_fail(strerror(errno));
+    } else if (compaction.copied == logfile.size) {
+        compaction.phase = SYNCING;
+        sync_begin(logfile.copy);
+    }
+}
+
+/* FILE.new has been synced. What came while that was done is not, but nor is it in FILE; and with
+ * --fsync always nothing came, as that was done right here. */
+static void compact_end(void) {
+    char text[64];
+    long long before = logfile.size;
+    errno = logfile.sync_error;
+    logfile.sync_error = 0;
+    if (errno || !compact_copy(logfile.size) || !copy_take()) {
+        compact_fail(strerror(errno));
+        return;
+    }
+    compaction.phase = RESTING;
+    compaction.from = server.now + COMPACT_REST_MS;
+    logfile.unsynced = true;
+    snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
+    event("compact", options[DATA].text, str_of(text));
+    log_recover(&logfile.untrusted);
+}
+
+static bool compact_is_due(void) {
+    if (compaction.asked) return true;
+    if (logfile.untrusted) return server.now >= logfile.retry_at;
+    if (server.now < compaction.from) return false;
+    return logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
+}
+
+/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.new. */
+static void compact_step(void) {
+    if (logfile.old >= 0) old_shrink();
+    if (!logfile.path || !sync_is_over()) return;
+    if (compaction.phase != SYNCING) log_sync();
+    if (compaction.phase == WRITING) compact_written();
+    if (compaction.phase == COPYING && sync_is_over()) compact_catch_up();
+    if (compaction.phase == SYNCING && sync_is_over()) compact_end();
+    if (compaction.phase == RESTING && compact_is_due()) compact_begin();
+}
+
+/* At the end of kvss: what is not done by then is not needed. */
+static void compact_stop(void) {
+    if (compaction.phase == WRITING) {
+        kill(compaction.child, SIGKILL);
+        waitpid(compaction.child, NULL, 0);
+    }
+    copy_drop();
+}
+
+static enum status command_compact(struct request *r) {
+    (void)r;
+    if (!logfile.path) return NOT_FOUND;
+    compaction.asked = true;
+    return ACCEPTED;
+}
+
+/* == 14. Replay ===================================================================================
+ *
+ * Beyond the lab: at the start FILE is run again, line by line, as if a client had sent it. Its last
+ * line may be torn, where the end came while it was written. It was promised to nobody, and is cut
+ * off. Any other bad line means that something else has gone wrong: kvss does not start, or, with
+ * --repair, puts such lines aside.
+ *
+ * Two servers on one file would ruin it. So FILE is locked by fcntl(), a lock that ends with kvss,
+ * however that ends; and at the close() of any descriptor of FILE, so that there must be only one. */
+
+enum {
+    REPLAY_STEP = 1 << 20,  /* bytes read at a time */
+    PROGRESS_MIN = 8 << 20, /* bytes that take so long that a terminal shows how far it is */
+};
+
+static struct {
+    off_t read;                 /* bytes of FILE, so far */
+    unsigned long long lines;   /* so far; the header is the first */
+    unsigned long long bad;     /* of them */
+    struct buf kept, put_aside; /* with --repair: what goes to FILE.new, and to FILE.bad */
+} replay;
+
+/* An error of the system. */
+static void replay_die(const char *path) { DIE(EXIT_FAILURE, "%s: %s", path, strerror(errno)); }
+
+/* A path that begins and ends so. */
+static char *path_join(const char *begin, const char *end) {
+    char *path = malloc(strlen(begin) + strlen(end) + 1);
+    if (!path) replay_die(begin);
+    return strcat(strcpy(path, begin), end);
+}
+
+/* Opens and locks FILE. The names are kept from the root on: FILE may be a symbolic link. */
+static void replay_open(const char *path) {
+    struct stat opened, named;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    logfile.fd = open(path, O_RDWR | O_CREAT, S_IRUSR | S_IWUSR);
+    if (logfile.fd < 0 || fstat(logfile.fd, &opened) < 0) replay_die(path);
+    if (!S_ISREG(opened.st_mode)) DIE(EXIT_FAILURE, "%s is not a regular file", path);
+    bool locked = fcntl(logfile.fd, F_SETLK, &lock) == 0;
+    if (!locked && errno != EACCES && errno != EAGAIN) replay_die(path);
+    /* If FILE is another one now, another kvss has just put it there. */
+    if (!locked || stat(path, &named) < 0 || named.st_ino != opened.st_ino)
+        DIE(EXIT_FAILURE, "%s is in use by another kvss", path);
+    logfile.path = realpath(path, NULL);
+    if (!logfile.path) replay_die(path);
+    logfile.copy_path = path_join(logfile.path, ".new");
+    logfile.folder = path_join(logfile.path, "");
+    strrchr(logfile.folder, '/')[1] = '\0';
+    logfile.size = opened.st_size;
+}
+
+/* Runs a line. NULL, or what is wrong with it. That a key is not there is no reason to stop: its
+ * deadline may be past by now. */
+static const char *replay_run(struct str line) {
+    static struct client nobody = {.store = &store};
+    struct request r = request_from(&nobody);
+    enum status status = request_parse(&r, line);
+    if (r.reason.len) return r.reason.bytes;
+    const char *verb = r.command->verb, *logged_as = r.command->logged_as;
+    if (!logged_as || strcmp(logged_as, verb) != 0) return "it does not change a store";
+    status = r.command->run(&r);
+    if (status == SERVER_ERROR) DIE(EXIT_FAILURE, "%s: out of memory", options[DATA].text);
+    return status == BAD_REQUEST ? r.command->reason : NULL;
+}
+
+static void replay_keep(struct buf *lines, struct str line) {
+    if (!buf_reserve(lines, line.len + 1)) replay_die(options[DATA].text);
+    buf_append(lines, line);
+    buf_append(lines, STR("\n"));
+}
+
+/* The next line, without its LF. */
+static void replay_line(struct str line) {
+    struct str header = {log_header.bytes, log_header.len - 1};
+    bool is_header = ++replay.lines == 1;
+    if (is_header && !str_equal(line, header))
+        DIE(EXIT_FAILURE, "%s, line 1: a data file of kvss begins with '%.*s'", options[DATA].text,
+            (int)header.len, header.bytes);
+    const char *wrong = is_header ? NULL : replay_run(line);
+    if (wrong && !options[REPAIR].value)
+        DIE(EXIT_FAILURE, "%s, line %llu: %s; --repair moves such lines to %s.bad",
+            options[DATA].text, replay.lines, wrong, options[DATA].text);
+    if (options[REPAIR].value) replay_keep(wrong ? &replay.put_aside : &replay.kept, line);
+    replay.bad += wrong != NULL;
+}
+
+/* A file that was not there, or whose header was not finished. */
+static void replay_new_file(struct str begun) {
+    if (begun.len >= log_header.len || memcmp(begun.bytes, log_header.bytes, begun.len) != 0)
+        DIE(EXIT_FAILURE, "%s is not a data file of kvss", options[DATA].text);
+    logfile.size = (off_t)log_header.len;
+    if (!write_at(logfile.fd, log_header, 0) || fsync(logfile.fd) < 0 || !folder_sync())
+        replay_die(options[DATA].text);
+}
+
+/* Runs the lines that are whole, and takes them out. */
+static void replay_lines(struct buf *in) {
+    size_t at = 0;
+    for (char *lf; (lf = memchr(in->bytes + at, '\n', in->len - at));) {
+        size_t len = (size_t)(lf - in->bytes) - at;
+        replay_line((struct str){in->bytes + at, len});
+        at += len + 1;
+    }
+    buf_consume(in, at);
+    struct str kept = {replay.kept.bytes, replay.kept.len};
+    if (kept.len && !write_at(logfile.copy, kept, logfile.copy_size)) replay_die(logfile.copy_path);
+    logfile.copy_size += (off_t)kept.len;
+    replay.kept.len = 0;
+}
+
+/* What is left has no LF. */
+static void replay_rest(struct str torn) {
+    if (replay.lines == 0) replay_new_file(torn);
+    if (replay.lines == 0 || torn.len == 0) return;
+    replay.lines++;
+    replay.bad++;
+    if (options[REPAIR].value) {
+        replay_keep(&replay.put_aside, torn);
+        return;
+    }
+    logfile.size -= (off_t)torn.len;
+    if (ftruncate(logfile.fd, logfile.size) < 0) replay_die(options[DATA].text);
+}
+
+/* FILE.bad gets the bad lines, after those that it may have, and FILE.new, with the others, becomes
+ * FILE. In this order: nothing is ever in neither. */
+static void replay_repair(void) {
+    struct str bad = {replay.put_aside.bytes, replay.put_aside.len};
+    char *path = path_join(options[DATA].text, ".bad");
+    int fd = open(path, O_WRONLY | O_CREAT, S_IRUSR | S_IWUSR);
+    off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    if (end < 0 || !write_at(fd, bad, end) || fsync(fd) < 0 || !folder_sync()) replay_die(path);
+    close(fd);
+    free(path);
+    if (fsync(logfile.copy) < 0 || !copy_take()) replay_die(options[DATA].text);
+}
+
+static void replay_progress(void) {
+    off_t percent = logfile.size > 0 ? replay.read * 100 / logfile.size : 0;
+    if (logfile.size < PROGRESS_MIN || !isatty(STDERR_FILENO)) return;
+    fprintf(stderr, "\rkvss: replaying, %d %%", (int)percent);
+}
+
+/* For people: 1,000,000 lines. */
+static void replay_print(unsigned long long lines, const char *of_what) {
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%llu", lines);
+    for (int i = 0; i < len; i++)
+        fprintf(stderr, i > 0 && (len - i) % 3 == 0 ? ",%c" : "%c", digits[i]);
+    fprintf(stderr, " %sline%s", of_what, lines == 1 ? "" : "s");
+}
+
+static void replay_report(double seconds) {
+    bool is_new = replay.lines == 0, repaired = options[REPAIR].value;
+    fprintf(stderr, logfile.size >= PROGRESS_MIN && isatty(STDERR_FILENO) ? "\r" : "");
+    fprintf(stderr, "kvss: replayed ");
+    replay_print(is_new ? 0 : replay.lines - 1 - replay.bad, "");
+    if (replay.bad) fprintf(stderr, ", ");
+    if (replay.bad) replay_print(replay.bad, repaired ? "bad " : "torn ");
+    if (replay.bad && repaired) fprintf(stderr, " moved to %s.bad", options[DATA].text);
+    fprintf(stderr, "%s in %.1f s\n", replay.bad ? repaired ? "," : " dropped," : "", seconds);
+}
+
+/* From here on, there is a log. */
+static void log_start(const char *path) {
+    uint64_t started = clock_ms();
+    struct buf in = {NULL, 0, 0};
+    ssize_t n;
+    replay_open(path);
+    (void)unlink(logfile.copy_path); /* of a compaction that was cut short */
+    if (options[REPAIR].value && !copy_open()) replay_die(logfile.copy_path);
+    do {
+        if (!buf_reserve(&in, REPLAY_STEP)) replay_die(options[DATA].text);
+        n = read(logfile.fd, in.bytes + in.len, in.size - in.len);
+        if (n < 0) replay_die(options[DATA].text);
+        in.len += (size_t)n;
+        replay.read += n;
+        replay_lines(&in);
+        replay_progress();
+    } while (n > 0);
+    replay_rest((struct str){in.bytes, in.len});
+    if (replay.bad && options[REPAIR].value) replay_repair();
+    copy_drop();
+    replay_report((double)(clock_ms() - started) / 1000);
+    free(in.bytes);
+    free(replay.kept.bytes);
+    free(replay.put_aside.bytes);
+    log_admit();
+}
+
+/* == 15. Frames ===================================================================================
  *
  * Beyond the lab: the mailboxes on the wire of the assignment that they come from. A frame is a verb
  * in 15 bytes, padded with NULs, then the arguments, with commas between them; at most 1,024 bytes.
@@ -1632,7 +2314,7 @@ static const char *frame_to_line(struct str frame, struct str *line) {
     return memchr(key.bytes, ' ', key.len) ? "there is a space in a name" : NULL;
 }
 
-/* == 13. Clients ==================================================================================
+/* == 16. Clients ==================================================================================
  *
  * A client is a small state machine. While it's OPEN, what it sends is read into its in buffer and
  * every whole line there is run; the replies gather in out and leave together. TCP carries a stream
@@ -1648,9 +2330,8 @@ static const char *frame_to_line(struct str frame, struct str *line) {
  * sends a reset, which can overtake "200 OK bye" and destroy it (RFC 1122, section 4.2.2.13). */
 
 enum {
-    REQUEST_MAX = 65536, /* bytes of a line with its LF */
-    READ_MAX = 16384,    /* bytes: some 250 small requests */
-    LINGER_MS = 1000,    /* to close after QUIT, and for all clients when kvss stops */
+    READ_MAX = 16384, /* bytes: some 250 small requests */
+    LINGER_MS = 1000, /* to close after QUIT, and for all clients when kvss stops */
 };
 
 static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost no memory */
@@ -1673,8 +2354,7 @@ static void client_quit(struct client *c) {
 
 /* Runs a line and appends the reply. If there is a reason, it's not run: 400. */
 static void client_answer(struct client *c, struct str line, const char *reason) {
-    struct str none = STR("");
-    struct request r = {.client = c, .store = c->store, .key = none, .value = none, .data = none};
+    struct request r = request_from(c);
     r.reason = str_of(reason);
     server.served++;
     c->active = server.now;
@@ -1687,6 +2367,7 @@ static void client_answer(struct client *c, struct str line, const char *reason)
         frame_reply(&c->out, &r, status);
     else
         reply(&c->out, status, r.data);
+    log_append(&r, status, before);
     struct str sent = {c->out.bytes + before, c->out.len - before - 1};
     if (c->wire == FRAMES || managers) sent = statuses[status]; /* data may be a password, too */
     if (options[VERBOSE].value) event("reply", c->name, sent);
@@ -1822,7 +2503,7 @@ static uint64_t client_deadline(const struct client *c) {
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
 
-/* == 14. Loop =====================================================================================
+/* == 17. Loop =====================================================================================
  *
  * A turn of the loop: wait until something can be done at once; read from everybody who has sent
  * something, and run it; then send. select() takes sets of descriptors and leaves in them those
@@ -1912,6 +2593,7 @@ static bool loop_finishes(const struct client *c) {
 static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     uint64_t until = server.stop_by ? server.stop_by : NEVER;
     if (expiry_next(&store) < until) until = expiry_next(&store);
+    if (log_next() < until) until = log_next();
     FD_ZERO(readable);
     FD_ZERO(writable);
     for (int wire = 0; wire < WIRES; wire++) {
@@ -1958,7 +2640,7 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
         FD_ZERO(readable);
         FD_ZERO(writable);
     }
-    server.now = clock_ms(CLOCK_MONOTONIC);
+    server.now = clock_ms();
     loop_look_for_signals();
 }
 
@@ -1980,6 +2662,7 @@ static void loop_turn(void) {
         if (FD_ISSET(fd, &readable) || loop_finishes(c)) client_read(c);
         if (server.slow && !was_slow) server.turn = fd + 1; /* the others are before it next time */
     }
+    log_commit();
     for (int fd = 0; fd <= server.top; fd++) {
         struct client *c = &clients[fd];
         if (c->phase != CLOSED) expiry_step(c->store);
@@ -1990,6 +2673,7 @@ static void loop_turn(void) {
     }
     expiry_step(&store);
     store_sweep();
+    compact_step();
 }
 
 /* Until a signal or a QUIT ends it. Then those who wait are the last to be taken, and what has arrived is
@@ -2007,10 +2691,10 @@ static void loop_run(void) {
     while (server.clients > 0 && server.now < server.stop_by) loop_turn();
     for (int fd = 0; fd <= server.top; fd++)
         if (clients[fd].phase != CLOSED) client_close(&clients[fd], "stop");
-    event("goodbye", "", STR(""));
+    compact_stop();
 }
 
-/* == 15. Start ====================================================================================
+/* == 18. Start ====================================================================================
  *
  * The options, the socket, the loop. What goes wrong before the loop is told in one line, with exit
  * status 2 where the command line is at fault and 1 where the system is. */
@@ -2058,6 +2742,10 @@ static void options_read(int argc, char **argv) {
     }
     if (operands[0]) option_set(&options[operands[1] ? HOST : PORT], operands[0]);
     if (operands[1]) option_set(&options[PORT], operands[1]);
+    if (!fsync_is("always") && !fsync_is("everysec") && !fsync_is("no"))
+        DIE(EXIT_USAGE, "fsync: '%s' is not always, everysec or no", options[FSYNC].text);
+    if (options[REPAIR].value && !*options[DATA].text)
+        DIE(EXIT_USAGE, "repair: --data FILE is missing");
 }
 
 static void help_print(void) {
@@ -2078,7 +2766,8 @@ static void help_print(void) {
 }
 
 /* SIGINT and SIGTERM are blocked, but not in the set for pselect(). SIGPIPE comes of sending to a
- * client that is gone, and would end kvss; send() fails as well, and that's enough. */
+ * client that is gone, SIGXFSZ of writing to a file that must not grow, and they would end kvss; the
+ * calls fail as well, and that's enough. */
 static void start_signals(void) {
     struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
     sigset_t stops;
@@ -2089,7 +2778,7 @@ static void start_signals(void) {
     sigdelset(&server.signals, SIGINT);
     sigdelset(&server.signals, SIGTERM);
     if (sigaction(SIGINT, &stop, NULL) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
-        sigaction(SIGPIPE, &ignore, NULL) < 0)
+        sigaction(SIGPIPE, &ignore, NULL) < 0 || sigaction(SIGXFSZ, &ignore, NULL) < 0)
         DIE(EXIT_FAILURE, "sigaction: %s", strerror(errno));
 }
 
@@ -2143,11 +2832,15 @@ int main(int argc, char **argv) {
     close(random);
     if (*options[MANAGERS].text) managers_read(options[MANAGERS].text);
     start_signals();
+    server.now = clock_ms();
+    if (*options[DATA].text) log_start(options[DATA].text);
     start_listening(LINES, options[PORT].value, "listening");
     long frames = options[FRAMES_PORT].value;
     if (frames >= 0) start_listening(FRAMES, frames, "listening for frames");
-    server.started = server.now = clock_ms(CLOCK_MONOTONIC);
+    server.started = server.now = clock_ms();
     event("start", "kvss", STR(KVSS_VERSION));
     loop_run();
-    return 0;
+    bool kept = log_close();
+    event("goodbye", "", STR(""));
+    return kept ? 0 : EXIT_FAILURE;
 }

@@ -56,6 +56,7 @@ static const struct command {
     {"EXPIRE", 2, "expire KEY SECONDS", "let the key go after so many seconds: 200, or 404"},
     {"EXPIREAT", 2, "expireat KEY UNIXTIME", "let it go then, as date +%s counts: 200, or 404"},
     {"TTL", 2, "ttl KEY", "show the seconds that it has left, -1 for ever, or 404"},
+    {"COMPACT", 1, "compact", "let the server write its --data file anew, shorter"},
     {"WHOAMI", 1, "whoami", "show whether you are a guest or a manager, and your port"},
     {"AUTH", 2, "auth USER PASSWORD", "become a manager"},
     {"MANAGE", 4, "manage PORT COMMAND", "put, get or del on the store of the client there"},

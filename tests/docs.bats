@@ -13,7 +13,7 @@ setup() {
 
 # What is never twice the same is made the same.
 alike() {
-    sed 's/uptime=[0-9]*s/uptime=Ns/' "$@"
+    sed 's/uptime=[0-9]*s/uptime=Ns/; s/ in [0-9.]* s$/ in N s/' "$@"
 }
 
 # together FILE: a conversation of several clients. "1> request" is sent on connection 1, and "1< reply"
@@ -70,7 +70,7 @@ follow() {
 
 # remember: the server that commands talk to is the one just started.
 remember() {
-    CONSOLE=$PORT
+    CONSOLE=$PORT CONSOLE_PID=$PID
     FRAMES=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
 }
 
@@ -108,21 +108,31 @@ one_command() {
     case $1 in
     'nc 127.0.0.1 9000') converse talk "$2" ;;
     './kvss_client') converse "$COPY/kvss_client --port $PORT" "$2" ;;
-    './kvss 9000')
-        KVSS=$COPY/kvss serve
+    './kvss 9000'*)
+        # Before the next server, the reader has stopped the one before.
+        [ -z "${CONSOLE_PID-}" ] || stop "$CONSOLE_PID"
+        CONSOLE_PID=''
+        case $1 in *'||'*) one_plain_command "$@"; return ;; esac
+        read -r -a words <<<"${1#./kvss 9000}"
+        cd "$COPY" || return
+        KVSS=./kvss serve --frames 0 "${words[@]}"
+        cd - >/dev/null || return
         remember
-        same "$1" "$(cat "$2")" "$(head -n 1 "$LOG" | sed "s/:$PORT$/:9000/")" ;;
-    *)
-        command=${1//127.0.0.1 9001/127.0.0.1 $FRAMES}
-        command=${command//9000/$PORT}
-        command=${command//kvss_client/kvss_client --port $PORT}
-        know_nc
-        export NC_CLOSE_WORDS=${NC_CLOSE[*]}
-        # shellcheck disable=SC2016
-        got=$(cd "$COPY" && bash -c 'nc() { [ "$1" != -N ] || shift; command nc $NC_CLOSE_WORDS "$@"; }
-            '"$command" 2>&1) || { echo "$1: status $?, and it printed:" "$got" >&2; return 1; }
-        [ -z "$(cat "$2")" ] || same "$1" "$(alike "$2")" "$(alike <<<"${got//$PORT/9000}")" ;;
+        same "$1" "$(alike "$2")" "$(head -n 1 "$LOG" | sed "s/:$PORT$/:9000/" | alike)" ;;
+    *) one_plain_command "$@" ;;
     esac
+}
+
+one_plain_command() {
+    command=${1//127.0.0.1 9001/127.0.0.1 $FRAMES}
+    command=${command//9000/$PORT}
+    command=${command//kvss_client/kvss_client --port $PORT}
+    know_nc
+    export NC_CLOSE_WORDS=${NC_CLOSE[*]}
+    # shellcheck disable=SC2016
+    got=$(cd "$COPY" && bash -c 'nc() { [ "$1" != -N ] || shift; command nc $NC_CLOSE_WORDS "$@"; }
+        '"$command" 2>&1) || { echo "$1: status $?, and it printed:" "$got" >&2; return 1; }
+    [ -z "$(cat "$2")" ] || same "$1" "$(alike "$2")" "$(alike <<<"${got//$PORT/9000}")"
 }
 
 @test "README.md: every command does what the page shows" {
@@ -133,7 +143,7 @@ one_command() {
 
 @test "docs/protocol.md: every example is answered as the page shows" {
     BLOCKS=0
-    cp "$KVSS_CLIENT" "$COPY"
+    cp "$KVSS" "$KVSS_CLIENT" "$COPY"
     follow "$ROOT/docs/protocol.md"
     [ "$BLOCKS" = "$(grep -c -e '^\$ ' -e '^```kv' "$ROOT/docs/protocol.md")" ]
 }

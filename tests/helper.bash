@@ -30,7 +30,7 @@ serve() {
     PID=$!
     SERVERS+=("$PID")
     wait_until 10 grep -q '^kvss: listening on ' "$LOG"
-    PORT=$(sed -n '1s/^kvss: listening on .*://p' "$LOG")
+    PORT=$(sed -n 's/^kvss: listening on .*://p' "$LOG")
 }
 
 # stop PID [SIGNAL]: ends a server, and succeeds if it says goodbye with status 0.

@@ -1,0 +1,563 @@
+#!/usr/bin/env bats
+# Beyond the lab: --data FILE, and the store outlives the server.
+
+# shellcheck disable=SC2153 # PORT is set by serve
+load helper
+
+HEADER='# kvss data 1: the changes of a store, as requests'
+
+setup_file() {
+    if [ -x "$(command -v cc)" ]; then
+        cc -O1 -shared -fPIC -o "$BATS_FILE_TMPDIR/faults.so" "$BATS_TEST_DIRNAME/faults/faults.c" -ldl
+    fi
+}
+
+setup() {
+    DATA=$BATS_TEST_TMPDIR/data
+}
+
+# crash: ends the server of now without warning.
+crash() {
+    kill -s KILL "$PID"
+    ended "$PID" 2>/dev/null || :
+}
+
+# restart [OPTION...]: crash, and start again with the same file.
+restart() {
+    crash
+    serve --data "$DATA" "$@"
+}
+
+# data LINE...: what FILE holds, after its header.
+data() {
+    diff <(printf '%s\n' "$HEADER" "$@") "$DATA"
+}
+
+# fails STATUS MESSAGE WORD...: kvss with these words ends so, having said just this.
+fails() {
+    run "$KVSS" --port 0 "${@:3}"
+    printed "kvss: $2"
+    [ "$status" = "$1" ]
+}
+
+# faulty OPTION...: a server whose system calls fail as "$FAULTS" says, see faults/faults.c.
+faulty() {
+    FAULTS=$BATS_TEST_TMPDIR/faults
+    [ -e "$BATS_FILE_TMPDIR/faults.so" ] || skip "a C compiler is needed"
+    ! ldd "$KVSS" 2>&1 | grep -q 'not a dynamic' || skip "the server is not linked dynamically"
+    export FAULTS ASAN_OPTIONS=$ASAN_OPTIONS:verify_asan_link_order=0
+    LD_PRELOAD=$BATS_FILE_TMPDIR/faults.so serve --data "$DATA" "$@"
+}
+
+# gets REQUEST REPLY: whether the request gets it now, for wait_until.
+gets() {
+    [ "$(ask "$1")" = "$2" ]
+}
+
+says_log() {
+    grep -q "$1" "$LOG"
+}
+
+@test "each change is a line of FILE, as the request that makes it; FILE is its owner's alone" {
+    serve --data "$DATA"
+    replies 'KV/1.0 PUT foo bar' '201 CREATED' \
+            'KV/1.0 PUT foo  two words ' '200 OK' \
+            'KV/1.0 GET foo' '200 OK  two words ' \
+            'KV/1.0 DEL nobody' '404 NOT_FOUND' \
+            'KV/1.0 PUT' '400 BAD_REQUEST' \
+            'KV/1.0 PUT Hà Nội' '201 CREATED' \
+            'KV/1.0 DEL foo' '204 NO_CONTENT' \
+            'PUT foo bar' '426 UPGRADE_REQUIRED' \
+            'KV/1.0 EXPIREAT Hà 9999999999' '200 OK' \
+            'KV/1.0 EXPIRE nobody 10' '404 NOT_FOUND' \
+            'KV/1.0 STATS some' '400 BAD_REQUEST'
+    printf 'KV/1.0 PUT crlf v\r\n' | talk
+    data 'KV/1.0 PUT foo bar' 'KV/1.0 PUT foo  two words ' 'KV/1.0 PUT Hà Nội' 'KV/1.0 DEL foo' \
+         'KV/1.0 EXPIREAT Hà 9999999999' 'KV/1.0 PUT crlf v'
+    [ "$(find "$DATA" -perm 600)" ]
+}
+
+@test "after kill -9 and after SIGTERM, the store is as it was" {
+    serve --data "$DATA"
+    grep -q '^kvss: replayed 0 lines in [0-9.]* s$' "$LOG"
+    long=$(printf '%065500d' 7)
+    ask 'KV/1.0 PUT foo bar' 'KV/1.0 PUT foo baz' 'KV/1.0 PUT gone x' 'KV/1.0 DEL gone' "KV/1.0 PUT long $long" \
+        'KV/1.0 PUT late v' 'KV/1.0 EXPIRE late 1000'
+    for how in KILL TERM; do
+        kill -s $how "$PID"
+        ended "$PID" || [ $how = KILL ]
+        serve --data "$DATA"
+        grep -q '^kvss: replayed 7 lines in [0-9.]* s$' "$LOG"
+        replies 'KV/1.0 GET foo' '200 OK baz' \
+                'KV/1.0 GET gone' '404 NOT_FOUND' \
+                'KV/1.0 GET long' "200 OK $long"
+        [[ $(ask 'KV/1.0 TTL late') =~ ^'200 OK '(99[0-9]|1000)$ ]]
+        [[ $(ask 'KV/1.0 STATS all') == '200 OK keys=3 '*' PUT=0 '* ]]
+    done
+}
+
+@test "FILE can be piped into another server" {
+    serve --data "$DATA"
+    ask 'KV/1.0 PUT foo bar' 'KV/1.0 PUT gone x' 'KV/1.0 DEL gone' 'KV/1.0 EXPIRE foo 1000' >/dev/null
+    serve
+    run talk <"$DATA"
+    printed "$(printf '%s\n' '426 UPGRADE_REQUIRED' '201 CREATED' '201 CREATED' '204 NO_CONTENT' '200 OK')"
+    replies 'KV/1.0 GET foo' '200 OK bar'
+    [[ $(ask 'KV/1.0 TTL foo') =~ ^'200 OK '(99[0-9]|1000)$ ]]
+}
+
+@test "time goes on while the server is down" {
+    serve --data "$DATA"
+    ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 2' 'KV/1.0 PUT stays v' 'KV/1.0 EXPIRE stays 1000' \
+        'KV/1.0 PUT again v' 'KV/1.0 EXPIRE again 2' 'KV/1.0 PUT again v' >/dev/null
+    crash
+    then=$(($(date +%s) + 3))
+    past() { [ "$(date +%s)" -gt $then ]; }
+    wait_until 10 past
+    serve --data "$DATA"
+    replies 'KV/1.0 GET k' '404 NOT_FOUND' \
+            'KV/1.0 TTL again' '200 OK -1'
+    [[ $(ask 'KV/1.0 TTL stays') =~ ^'200 OK 99'[0-9]$ ]]
+    # A deletion of what has gone by itself is no error in FILE.
+    printf 'KV/1.0 DEL k\nKV/1.0 EXPIREAT k 1\n' >>"$DATA"
+    restart
+    replies 'KV/1.0 GET stays' '200 OK v'
+}
+
+@test "a second server on FILE is refused, by any name of it, until the first has ended" {
+    serve --data "$DATA"
+    ln -s data "$BATS_TEST_TMPDIR/link"
+    for name in "$DATA" "$BATS_TEST_TMPDIR/link" "$BATS_TEST_TMPDIR/./data"; do
+        fails 1 "$name is in use by another kvss" --data "$name"
+    done
+    ask 'KV/1.0 PUT k v'
+    # When FILE is another one, it's that which is locked.
+    ask 'KV/1.0 COMPACT'
+    wait_until 20 says_log ' compact '
+    fails 1 "$DATA is in use by another kvss" --data "$DATA"
+    crash
+    serve --data "$BATS_TEST_TMPDIR/link"
+    replies 'KV/1.0 GET k' '200 OK v' 'KV/1.0 COMPACT' '202 ACCEPTED'
+    wait_until 20 says_log ' compact '
+    [ -L "$BATS_TEST_TMPDIR/link" ] && [ ! -L "$DATA" ]
+}
+
+@test "what is not a data file stays as it is, and the server does not start" {
+    for text in x 'precious\n' '# kvss data 2: the changes\n' 'KV/1.0 PUT foo bar\n' '# kvss dat\n' '\0'; do
+        printf '%b' "$text" >"$DATA"
+        cp "$DATA" "$DATA.before"
+        for repair in '' --repair; do
+            run "$KVSS" --port 0 --data "$DATA" $repair
+            [ "$status" = 1 ]
+            case $output in
+            "kvss: $DATA is not a data file of kvss") ;;
+            "kvss: $DATA, line 1: a data file of kvss begins with '$HEADER'") ;;
+            *) echo "$output" >&2; false ;;
+            esac
+            cmp "$DATA" "$DATA.before"
+        done
+    done
+    fails 1 "$BATS_TEST_TMPDIR: Is a directory" --data "$BATS_TEST_TMPDIR"
+    fails 1 "$BATS_TEST_TMPDIR/no/data: No such file or directory" --data "$BATS_TEST_TMPDIR/no/data"
+    fails 1 '/dev/null is not a regular file' --data /dev/null
+}
+
+@test "--fsync and --repair: what they take" {
+    for when in always everysec no; do
+        serve --data "$BATS_TEST_TMPDIR/$when" --fsync $when
+        replies 'KV/1.0 PUT k v' '201 CREATED'
+        stop "$PID"
+        grep -q '^KV/1.0 PUT k v$' "$BATS_TEST_TMPDIR/$when"
+    done
+    fails 2 "fsync: 'never' is not always, everysec or no" --fsync never
+    fails 2 "fsync: '' is not always, everysec or no" --fsync=
+    fails 2 'repair: --data FILE is missing' --repair
+}
+
+@test "a torn line: FILE cut short at every byte of its last lines" {
+    serve --data "$DATA"
+    ask 'KV/1.0 PUT a 1' 'KV/1.0 PUT b first' 'KV/1.0 PUT b second value' 'KV/1.0 DEL a' 'KV/1.0 EXPIREAT b 9999999999' >/dev/null
+    stop "$PID"
+    cp "$DATA" "$DATA.whole"
+    size=$(wc -c <"$DATA")
+    for ((cut = 0; cut <= size; cut++)); do
+        head -c $cut "$DATA.whole" >"$DATA"
+        serve --data "$DATA"
+        whole=$(head -c $cut "$DATA.whole" | tail -n +2 | wc -l)
+        torn=', 1 torn line dropped,'
+        [ $cut -gt ${#HEADER} ] && [ "$(head -c $cut "$DATA.whole" | tail -c 1)" ] || torn=''
+        wanted="kvss: replayed $whole line$([ "$whole" = 1 ] || echo s)$torn in "
+        grep -q "^${wanted}[0-9.]* s\$" "$LOG" || { echo "cut at $cut: $wanted" >&2; head -n 1 "$LOG" >&2; false; }
+        case $whole in
+        0) a='404 NOT_FOUND' b='404 NOT_FOUND' ;;
+        1) a='200 OK 1' b='404 NOT_FOUND' ;;
+        2) a='200 OK 1' b='200 OK first' ;;
+        3) a='200 OK 1' b='200 OK second value' ;;
+        *) a='404 NOT_FOUND' b='200 OK second value' ;;
+        esac
+        replies 'KV/1.0 GET a' "$a" 'KV/1.0 GET b' "$b" 'KV/1.0 PUT new line' '201 CREATED'
+        crash
+        # FILE is whole again, and what comes after is not glued to what was torn.
+        diff <(if [ $cut -le ${#HEADER} ]; then echo "$HEADER"; else head -n $((whole + 1)) "$DATA.whole"; fi; echo 'KV/1.0 PUT new line') "$DATA"
+    done
+}
+
+@test "a bad line: the server names it and does not start; --repair moves it to FILE.bad" {
+    for bad in 'KV/1.0 PUT onlykey' 'GET foo' 'KV/1.0 GET foo' 'KV/1.0 QUIT' 'KV/1.0 MANAGE 1 PUT k v' '' \
+        'KV/1.0 EXPIRE foo 100' 'KV/1.0 EXPIREAT foo soon' 'KV/1.0 CREATE bob' "$HEADER" $'KV/1.0 PUT \xff x' \
+        "KV/1.0 PUT $(printf '%0300d' 1) v"; do
+        rm -f "$DATA".*
+        printf '%s\n' "$HEADER" 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2' "$bad" 'KV/1.0 PUT b 3' >"$DATA"
+        run "$KVSS" --port 0 --data "$DATA"
+        [ "$status" = 1 ]
+        [[ $output == "kvss: $DATA, line 4: "*"; --repair moves such lines to $DATA.bad" ]]
+        [ "${#lines[@]}" = 1 ]
+        [ ! -e "$DATA.bad" ] && [ ! -e "$DATA.new" ]
+        serve --data "$DATA" --repair
+        grep -q "^kvss: replayed 3 lines, 1 bad line moved to $DATA.bad, in [0-9.]* s\$" "$LOG"
+        replies 'KV/1.0 GET a' '200 OK 2' 'KV/1.0 GET b' '200 OK 3' 'KV/1.0 LIST' '200 OK'
+        diff <(printf '%s\n' "$bad") "$DATA.bad"
+        data 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2' 'KV/1.0 PUT b 3'
+        [ "$(find "$DATA" "$DATA.bad" -perm 600 | wc -l)" = 2 ]
+        restart
+        crash
+    done
+}
+
+@test "--repair: bad lines are added to those of before, a torn one too; nothing bad, nothing moved" {
+    printf '%s\nKV/1.0 PUT a 1\nx\n\ny\nKV/1.0 PUT b 2\nKV/1.0 PUT c 3' "$HEADER" >"$DATA"
+    echo before >"$DATA.bad"
+    serve --data "$DATA" --repair
+    grep -q '^kvss: replayed 2 lines, 4 bad lines moved to ' "$LOG"
+    diff <(printf '%s\n' before x '' y 'KV/1.0 PUT c 3') "$DATA.bad"
+    data 'KV/1.0 PUT a 1' 'KV/1.0 PUT b 2'
+    restart --repair
+    grep -q '^kvss: replayed 2 lines in ' "$LOG"
+    [ "$(wc -l <"$DATA.bad")" = 5 ]
+    replies 'KV/1.0 GET c' '404 NOT_FOUND' 'KV/1.0 GET b' '200 OK 2' 'KV/1.0 PUT d 4' '201 CREATED'
+    data 'KV/1.0 PUT a 1' 'KV/1.0 PUT b 2' 'KV/1.0 PUT d 4'
+    [ ! -e "$DATA.new" ]
+}
+
+@test "the store that all share is logged: what MANAGE does there, but no private store and no mailbox" {
+    echo "boss:$(openssl passwd -6 secret)" >"$BATS_TEST_TMPDIR/managers"
+    chmod 600 "$BATS_TEST_TMPDIR/managers"
+    serve --data "$DATA" --managers "$BATS_TEST_TMPDIR/managers"
+    connect; boss=$FD
+    printf 'KV/1.0 WHOAMI\n' >&"$boss"
+    read -r -t 20 -u "$boss" _ _ _ port
+    says "$boss" 'KV/1.0 AUTH boss secret' '200 OK manager'
+    says "$boss" "KV/1.0 MANAGE $port PUT k v" '201 CREATED'
+    says "$boss" "KV/1.0 MANAGE $port GET k" '200 OK v'
+    says "$boss" "KV/1.0 MANAGE $port DEL k" '204 NO_CONTENT'
+    says "$boss" 'KV/1.0 CREATE bob' '201 CREATED'
+    says "$boss" 'KV/1.0 SEND bob hello' '202 ACCEPTED'
+    says "$boss" 'KV/1.0 DELETE bob' '204 NO_CONTENT'
+    hang_up "$boss"
+    data 'KV/1.0 PUT k v' 'KV/1.0 DEL k'
+    DATA=$BATS_TEST_TMPDIR/private
+    serve --data "$DATA" --private
+    replies 'KV/1.0 PUT k v' '201 CREATED' 'KV/1.0 EXPIRE k 100' '200 OK' 'KV/1.0 DEL k' '204 NO_CONTENT'
+    data
+}
+
+@test "COMPACT: 202, and FILE has what the store needs; 404 without --data" {
+    serve --data "$DATA"
+    { seq 1 1000 | sed 's/.*/KV\/1.0 PUT k& v&/'; seq 11 1000 | sed 's/.*/KV\/1.0 DEL k&/'
+        echo 'KV/1.0 EXPIREAT k3 9999999999'; } | talk >/dev/null
+    replies 'KV/1.0 COMPACT' '202 ACCEPTED' 'KV/1.0 COMPACT now' '400 BAD_REQUEST'
+    wait_until 20 says_log ' compact '
+    # Two clocks are read, one after the other; so a deadline may be off by a millisecond.
+    diff <(seq 1 10 | sed 's/.*/KV\/1.0 PUT k& v&/' | cat - <(echo 'KV/1.0 EXPIREAT k3 9999999999.000') | sort) \
+        <(tail -n +2 "$DATA" | sed 's/9999999998.999/9999999999.000/; s/9999999999.001/9999999999.000/' | sort)
+    [ "$(find "$DATA" -perm 600)" ]
+    [ ! -e "$DATA.new" ]
+    ask 'KV/1.0 PUT after it' 'KV/1.0 DEL k1'
+    restart
+    grep -q '^kvss: replayed 13 lines in ' "$LOG"
+    replies 'KV/1.0 GET after' '200 OK it' 'KV/1.0 GET k1' '404 NOT_FOUND' 'KV/1.0 GET k10' '200 OK v10'
+    serve
+    replies 'KV/1.0 COMPACT' '404 NOT_FOUND'
+}
+
+@test "compaction begins by itself: over 1 MiB, and over twice what the store needs" {
+    serve --data "$DATA"
+    value=$(printf '%01000d' 0)
+    # 1,000 keys, then the same again and again. A megabyte is there by then, and half of it is old.
+    for _ in 1 2 3; do seq 1 1000 | sed "s/.*/KV\/1.0 PUT k& $value/" | talk >/dev/null; done
+    wait_until 20 says_log ' compact '
+    smaller() { [ "$(wc -c <"$DATA")" -lt 2100000 ]; }
+    wait_until 20 smaller
+    restart
+    [[ $(ask 'KV/1.0 STATS') == '200 OK keys=1000 '* ]]
+    replies 'KV/1.0 GET k777' "200 OK $value"
+}
+
+@test "compaction goes on beside changes, and none is lost" {
+    serve --data "$DATA" --quiet
+    { seq 1 200000 | sed 's/.*/KV\/1.0 PUT k& old/'; seq 1 2 200000 | sed 's/.*/KV\/1.0 EXPIREAT k& 9999999999/'; } | talk >/dev/null
+    # Each of these is a time at which the store may be seen by the child; all end in the same.
+    for round in 1 2 3; do
+        { echo 'KV/1.0 COMPACT'
+            for ((i = 1; i <= 3000; i++)); do printf 'KV/1.0 PUT k%d new%d\nKV/1.0 DEL k%d\nKV/1.0 PUT n%d v\nKV/1.0 EXPIREAT k%d 9999999998\n' $((i * 7)) $round $((i * 11)) $i $((i * 13)); done
+        } | talk | sort | uniq -c
+    done
+    gone() { [ ! -e "$DATA.new" ]; }
+    wait_until 20 gone
+    everything() { { seq 1 200000 | sed 's/.*/KV\/1.0 GET k&/'; seq 1 3000 | sed 's/.*/KV\/1.0 GET n&/'; seq 1 200000 | sed 's/.*/KV\/1.0 TTL k&/'; } | talk | sed 's/^200 OK [0-9]\{10\}$/long/'; }
+    everything >"$BATS_TEST_TMPDIR/before"
+    crash
+    serve --data "$DATA"
+    everything | cmp - "$BATS_TEST_TMPDIR/before"
+}
+
+@test "compaction that can't be: the log says so, and the server goes on with FILE" {
+    serve --data "$DATA"
+    mkdir "$DATA.new"
+    replies 'KV/1.0 PUT k v' '201 CREATED' 'KV/1.0 COMPACT' '202 ACCEPTED'
+    wait_until 20 says_log ' error compaction File exists$'
+    rmdir "$DATA.new"
+    replies 'KV/1.0 PUT k w' '200 OK' 'KV/1.0 COMPACT' '202 ACCEPTED'
+    wait_until 20 says_log ' compact '
+    restart
+    replies 'KV/1.0 GET k' '200 OK w'
+}
+
+@test "compaction whose child is killed, and a stop while it goes on: FILE stays whole, FILE.new goes" {
+    serve --data "$DATA" --quiet
+    seq 1 300000 | sed 's/.*/KV\/1.0 PUT key& value&/' | talk >/dev/null
+    killed() {
+        ask 'KV/1.0 COMPACT' >/dev/null
+        child=$(pgrep -P "$PID" || :)
+        [ -z "$child" ] || kill -s KILL "$child"
+        says_log ' error compaction child killed$'
+    }
+    wait_until 20 killed
+    replies 'KV/1.0 GET key300000' '200 OK value300000' 'KV/1.0 PUT new v' '201 CREATED'
+    ask 'KV/1.0 COMPACT'
+    stop "$PID"
+    [ ! -e "$DATA.new" ]
+    serve --data "$DATA"
+    grep -q '^kvss: replayed 300,001 lines in ' "$LOG"
+}
+
+@test "clients leave while a child has their descriptors, and see the end at once" {
+    serve --data "$DATA" --quiet
+    seq 1 300000 | sed 's/.*/KV\/1.0 PUT key& value&/' | talk >/dev/null
+    ask 'KV/1.0 COMPACT' >/dev/null
+    while [ ! -e "$DATA.new" ]; do :; done
+    # talk ends when the server closes.
+    for _ in 1 2 3 4 5; do replies 'KV/1.0 GET key1' '200 OK value1'; done
+}
+
+@test "a full disk: what can't be written gets 500, what can be read is, and writes come back by themselves" {
+    command -v prlimit >/dev/null || skip "prlimit is needed: apt-get install util-linux"
+    serve --data "$DATA"
+    # The limit is for every file that the server writes, so FILE is made longer than its other log.
+    ask 'KV/1.0 PUT a 1' 'KV/1.0 PUT b 2' "KV/1.0 PUT long $(printf '%050000d' 0)"
+    before=$(cat "$DATA")
+    prlimit --pid "$PID" --fsize=$(($(wc -c <"$DATA") + 10)):unlimited
+    # The whole turn is not written, so all of its changes are broken promises, and nothing else.
+    replies 'KV/1.0 GET a' '200 OK 1' \
+            'KV/1.0 PUT a 3' '500 SERVER_ERROR' \
+            'KV/1.0 PUT c 3' '500 SERVER_ERROR' \
+            'KV/1.0 CREATE bob' '201 CREATED' \
+            'KV/1.0 DEL b' '500 SERVER_ERROR' \
+            'KV/1.0 GET c' '200 OK 3'
+    [ "$(cat "$DATA")" = "$before" ]
+    replies 'KV/1.0 PUT d 4' '500 SERVER_ERROR' \
+            'KV/1.0 GET d' '404 NOT_FOUND' \
+            'KV/1.0 EXPIRE a 10' '500 SERVER_ERROR' \
+            'KV/1.0 GET a' '200 OK 3'
+    [ "$(grep -c " error $DATA File too large; from now on changes get 500\$" "$LOG")" = 1 ]
+    # A crash now: what was promised is there.
+    cp "$DATA" "$DATA.crashed"
+    prlimit --pid "$PID" --fsize=unlimited:unlimited
+    wait_until 20 gets 'KV/1.0 PUT d 4' '201 CREATED'
+    grep -q " log $DATA is well again\$" "$LOG"
+    restart
+    replies 'KV/1.0 GET a' '200 OK 3' 'KV/1.0 GET b' '404 NOT_FOUND' 'KV/1.0 GET c' '200 OK 3' 'KV/1.0 GET d' '200 OK 4'
+    mv "$DATA.crashed" "$DATA"
+    restart
+    replies 'KV/1.0 GET a' '200 OK 1' 'KV/1.0 GET b' '200 OK 2' 'KV/1.0 GET c' '404 NOT_FOUND'
+}
+
+@test "a full disk under many clients: acknowledged or not, and a restart agrees" {
+    command -v prlimit >/dev/null || skip "prlimit is needed: apt-get install util-linux"
+    serve --data "$DATA" --quiet
+    prlimit --pid "$PID" --fsize=300000:unlimited
+    clients=()
+    for client in 1 2 3 4 5 6; do
+        (seq 1 3000 | sed "s/.*/KV\/1.0 PUT c$client-& v&-v&/" | talk >"$BATS_TEST_TMPDIR/acks.$client") 3>&- &
+        clients+=($!)
+    done
+    wait "${clients[@]}"
+    [ "$(grep -c . "$LOG")" -ge 2 ]
+    [ "$(wc -c <"$DATA")" -le 300000 ]
+    restart --quiet
+    for client in 1 2 3 4 5 6; do
+        [ "$(wc -l <"$BATS_TEST_TMPDIR/acks.$client")" = 3000 ]
+        [ "$(grep -c -v -e '^201 CREATED$' -e '^500 SERVER_ERROR$' "$BATS_TEST_TMPDIR/acks.$client")" = 0 ]
+        seq 1 3000 | sed "s/.*/KV\/1.0 GET c$client-&/" | talk >"$BATS_TEST_TMPDIR/now"
+        # 201: there, and whole. 500: not there, since it was cut off at once.
+        paste -d ' ' "$BATS_TEST_TMPDIR/acks.$client" "$BATS_TEST_TMPDIR/now" |
+            awk '{ n++ } /^201/ { if ($0 != "201 CREATED 200 OK v" n "-v" n) exit 1 } /^500/ { if ($3 != 404) exit 1 }'
+    done
+    grep -q '^500' "$BATS_TEST_TMPDIR"/acks.*
+    grep -q '^201' "$BATS_TEST_TMPDIR"/acks.*
+}
+
+@test "write() fails, or falls short: 500, and nothing of it in FILE" {
+    faulty
+    ask 'KV/1.0 PUT a 1'
+    for how in EIO ENOSPC HALF; do
+        size=$(wc -c <"$DATA")
+        echo "pwrite $how" >"$FAULTS"
+        replies 'KV/1.0 PUT a 2' '500 SERVER_ERROR' 'KV/1.0 GET a' '200 OK 2' 'KV/1.0 PUT b 1' '500 SERVER_ERROR'
+        [ "$(wc -c <"$DATA")" = "$size" ]
+        rm "$FAULTS"
+        wait_until 20 gets 'KV/1.0 PUT a 3' '200 OK'
+        [ "$(tail -n 3 "$DATA")" = "$(printf 'KV/1.0 PUT a 2\nKV/1.0 PUT b 1\nKV/1.0 PUT a 3')" ]
+    done
+    restart
+    replies 'KV/1.0 GET a' '200 OK 3'
+}
+
+@test "fsync() fails: 500, until FILE is written anew" {
+    for when in always everysec; do
+        DATA=$BATS_TEST_TMPDIR/$when
+        faulty --fsync $when
+        ask 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2'
+        echo 'fsync EIO' >"$FAULTS"
+        case $when in
+        always) replies 'KV/1.0 PUT a 3' '500 SERVER_ERROR' 'KV/1.0 GET a' '200 OK 3' ;;
+        everysec) wait_until 20 gets 'KV/1.0 PUT a 3' '500 SERVER_ERROR' ;;
+        esac
+        replies 'KV/1.0 PUT b 1' '500 SERVER_ERROR' 'KV/1.0 COMPACT' '202 ACCEPTED' 'KV/1.0 PUT b 1' '500 SERVER_ERROR'
+        [ "$(grep -c " error $DATA Input/output error; from now on changes get 500\$" "$LOG")" = 1 ]
+        rm "$FAULTS"
+        wait_until 20 gets 'KV/1.0 PUT b 4' '201 CREATED'
+        grep -q ' compact ' "$LOG"
+        grep -q " log $DATA is well again\$" "$LOG"
+        data 'KV/1.0 PUT a 3' 'KV/1.0 PUT b 4'
+        restart
+        replies 'KV/1.0 GET a' '200 OK 3' 'KV/1.0 GET b' '200 OK 4'
+    done
+}
+
+@test "--fsync no never syncs, and a disk that can't is no matter" {
+    faulty --fsync no
+    echo 'fsync EIO' >"$FAULTS"
+    replies 'KV/1.0 PUT a 1' '201 CREATED'
+    # More than a second later:
+    ask 'KV/1.0 EXPIRE a 2'
+    wait_until 10 gets 'KV/1.0 GET a' '404 NOT_FOUND'
+    replies 'KV/1.0 PUT b 1' '201 CREATED'
+}
+
+@test "rename() or fork() fails: FILE goes on as it is" {
+    for call in rename fork; do
+        DATA=$BATS_TEST_TMPDIR/$call
+        faulty
+        echo "$call EIO" >"$FAULTS"
+        replies 'KV/1.0 PUT a 1' '201 CREATED' 'KV/1.0 COMPACT' '202 ACCEPTED'
+        wait_until 20 says_log ' error compaction Input/output error$'
+        replies 'KV/1.0 PUT a 2' '200 OK'
+        [ ! -e "$DATA.new" ]
+        data 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2'
+        rm "$FAULTS"
+        restart
+        replies 'KV/1.0 GET a' '200 OK 2'
+    done
+}
+
+@test "at the end, what the disk has not taken is told by the exit status" {
+    faulty
+    ask 'KV/1.0 PUT a 1'
+    echo 'fsync EIO' >"$FAULTS"
+    ask 'KV/1.0 PUT a 2'
+    kill "$PID"
+    status=0
+    ended "$PID" || status=$?
+    [ "$status" = 1 ]
+    grep -q " error $DATA Input/output error" "$LOG"
+}
+
+@test "20,000 random commands, a crash, and the model's store" {
+    serve --data "$DATA" --quiet
+    awk 'BEGIN { srand(11); for (i = 0; i < 20000; i++) { key = "k" int(rand() * 500); what = rand()
+        if (what < 0.6) print "KV/1.0 PUT " key " value " i
+        else if (what < 0.8) print "KV/1.0 DEL " key
+        else if (what < 0.9) print "KV/1.0 EXPIRE " key " 100000"
+        else if (what < 0.92) print "KV/1.0 EXPIREAT " key " 1000"
+        else if (what < 0.9203) print "KV/1.0 COMPACT"
+        else print "KV/1.0 GET " key } }' | talk >/dev/null
+    everything() { seq 0 499 | sed 's/.*/KV\/1.0 GET k&\nKV\/1.0 TTL k&/' | talk | sed 's/^200 OK [0-9]*$/later/'; }
+    everything >"$BATS_TEST_TMPDIR/before"
+    [ "$(sort -u "$BATS_TEST_TMPDIR/before" | wc -l)" -gt 200 ]
+    restart --quiet
+    everything | cmp - "$BATS_TEST_TMPDIR/before"
+}
+
+@test "a terminal sees how far the replay is, if FILE is long" {
+    command -v expect >/dev/null || skip "expect is needed: apt-get install expect"
+    { echo "$HEADER"; seq 1 400000 | sed 's/.*/KV\/1.0 PUT key& value&/'; } >"$DATA"
+    run expect -c "
+        set timeout 60
+        spawn $KVSS --port 0 --data $DATA
+        expect -re {replaying, 100 %} {} timeout { exit 1 }
+        expect -re {kvss: replayed 400,000 lines in [0-9.]+ s} {} timeout { exit 1 }
+        expect {listening on} {} timeout { exit 1 }
+        exec kill [exp_pid]
+        expect {goodbye} {} timeout { exit 1 }" 3>&-
+    echo "$output" | cat -v
+    [ "$status" = 0 ]
+    serve --data "$DATA"
+    [ "$(head -n 1 "$LOG" | sed 's/ in .*//')" = 'kvss: replayed 400,000 lines' ]
+}
+
+# count_up CLIENT FROM: puts numbers in the client's key, one after the other, with something between
+# that would show half a value. What comes back goes to the file acks.CLIENT.
+count_up() {
+    { [ "$1" != 1 ] || echo 'KV/1.0 COMPACT'; seq $(($2 + 1)) $(($2 + 20000)) | sed "s/.*/KV\/1.0 PUT c$1 & $PADDING &/"; } |
+        talk >"$BATS_TEST_TMPDIR/acks.$1" 2>/dev/null || :
+}
+
+@test "300 rounds of kill -9 at any moment: nothing acknowledged is missing, and no value is half" {
+    serve --data "$DATA" --quiet
+    seq 1 20000 | sed 's/.*/KV\/1.0 PUT ballast& value&/' | talk >/dev/null
+    PADDING=$(printf '%0100d' 0)
+    counts=(0 0 0 0) compacting=0 acknowledged=0
+    modes=(always everysec no)
+    for ((round = 1; round <= 300; round++)); do
+        jobs=()
+        for client in 1 2 3; do
+            : >"$BATS_TEST_TMPDIR/acks.$client"
+            count_up $client "${counts[client]}" 3>&- &
+            jobs+=($!)
+        done
+        # It comes when so many bytes have been acknowledged to the first, who also asked to compact.
+        moment=$((RANDOM % 60000))
+        [ $((round % 3)) != 0 ] || moment=$((RANDOM % 2000))
+        arrived() { [ "$(wc -c <"$BATS_TEST_TMPDIR/acks.1")" -ge $moment ]; }
+        while ! arrived; do :; done
+        kill -s KILL "$PID"
+        ended "$PID" 2>/dev/null || :
+        [ ! -e "$DATA.new" ] || compacting=$((compacting + 1))
+        wait "${jobs[@]}"
+        serve --data "$DATA" --quiet --fsync "${modes[round % 3]}"
+        for client in 1 2 3; do
+            acks=$(grep -c '^20[01] ' "$BATS_TEST_TMPDIR/acks.$client" || :)
+            read -r _ status n padding again < <(ask "KV/1.0 GET c$client" | sed 's/^/x /; s/ OK//')
+            if [ "$status" != 200 ]; then n=0; else [ "$padding" = "$PADDING" ] && [ "$again" = "$n" ]; fi
+            [ "$n" -ge $((counts[client] + acks)) ] || { echo "round $round: $n after ${counts[client]} and $acks more" >&2; false; }
+            [ "$n" -le $((counts[client] + 20000)) ]
+            acknowledged=$((acknowledged + acks))
+            counts[client]=$n
+        done
+        [[ $(ask 'KV/1.0 STATS') =~ ^'200 OK keys=2000'[0-3]' ' ]]
+    done
+    echo "$acknowledged acknowledged, $compacting of 300 crashes in a compaction"
+    [ $compacting -ge 30 ]
+    replies 'KV/1.0 GET ballast20000' '200 OK value20000'
+}
