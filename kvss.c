@@ -46,7 +46,6 @@
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include <wctype.h>
@@ -176,6 +175,9 @@ static bool buf_reserve(struct buf *b, size_t room) {
     return bytes != NULL;
 }
 
+/* All that's in it; good until it changes. */
+static struct str buf_str(const struct buf *b) { return (struct str){b->bytes, b->len}; }
+
 /* The caller has reserved the room. */
 static void buf_append(struct buf *b, struct str s) {
     memcpy(b->bytes + b->len, s.bytes, s.len);
@@ -277,9 +279,9 @@ static struct store {
     unsigned long long keys, bytes; /* bytes: of all entries */
     struct deadline *deadlines;     /* a heap; see Expiry */
     uint32_t deadlines_len, deadlines_size;
-    unsigned long long late_keys; /* bytes of the keys that have one */
-    struct store *next;           /* of the list that it's in, if any */
-} store;                          /* the one that all share */
+    unsigned long long deadline_keys; /* bytes of the keys that have one */
+    struct store *next;               /* of the list that it's in, if any */
+} store;                              /* the one that all share */
 
 static uint64_t store_seed[2];
 
@@ -563,6 +565,10 @@ static uint64_t clock_ms(void) {
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+/* Nothing for now from a socket that does not block. POSIX has two names for it. There's no EINTR:
+ * signals come only while select() waits. */
+static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
+
 /* == 6. Commands ==================================================================================
  *
  * A command is a function. It gets a request whose form was checked, does what it asks, and returns
@@ -658,7 +664,7 @@ static bool expiry_is_past(const struct store *st, const struct entry *e) {
  * is mostly empty. */
 static void expiry_forget(struct store *st, const struct entry *e) {
     uint32_t place = expiry_place(e), half = st->deadlines_size / 2;
-    st->late_keys -= e->key_len;
+    st->deadline_keys -= e->key_len;
     struct deadline last = st->deadlines[--st->deadlines_len];
     if (place < st->deadlines_len) expiry_sift(st, place, last);
     if (half < DEADLINES_MIN || st->deadlines_len > half / 2) return;
@@ -680,7 +686,7 @@ static bool expiry_begin(struct store *st, struct slot *s) {
     if (!e) return false;
     e->expires = true;
     st->bytes += sizeof(uint32_t);
-    st->late_keys += e->key_len;
+    st->deadline_keys += e->key_len;
     s->entry = e;
     st->deadlines_len++;
     return true;
@@ -1599,23 +1605,23 @@ static struct str request_shown(struct str line) {
 
 /* == 12. Log ======================================================================================
  *
- * Beyond the lab. With --data FILE, the store outlives the server: each change of the store that all
+ * Beyond the lab. With --data FILE the store outlives the server: each change of the store that all
  * share is appended to FILE, as the request that makes it, and at the start these are run again.
  *
- * A reply is a promise. So what a turn of the loop has changed is written, all with one write, before
- * any reply of that turn is sent: that's group commit. What the kernel has taken outlives kvss, but
- * not a power cut; fsync() waits for the disk. --fsync says whether the replies wait for that too.
+ * A reply is a promise. So what a turn of the loop has changed is written, all in one, before any
+ * reply of that turn is sent: that's group commit. What the kernel has taken outlives kvss, but not
+ * a power cut; fsync() waits for the disk. --fsync says whether the replies wait for that, too.
  *
  * If the disk takes nothing more, the promises of that turn become 500. Their lines are kept, and
  * tried again each second; until they are written nothing else is changed. If fsync() fails, it's no
  * use to call it again: the kernel may have dropped what it could not write (Rebello and others,
- * "Can Applications Recover from fsync Failures?", 2020). Then FILE is written anew; see Compaction. */
+ * Can Applications Recover from fsync Failures?, 2020). Then FILE is written anew; see Compaction. */
 
 enum {
     RETRY_MS = 1000,      /* from one failure to the next try */
     SYNC_MS = 1000,       /* from one sync to the next, with --fsync everysec */
     POLL_MS = 10,         /* from one look to the next at what goes on beside the loop */
-    LINES_KEPT = 1 << 20, /* bytes of memory for lines, when they are written */
+    LINES_KEPT = 1 << 20, /* bytes; a larger buffer is freed when its lines are written */
 };
 
 static const struct str log_header = {TEXT("# kvss data 1: the changes of a store, as requests\n")};
@@ -1628,26 +1634,27 @@ struct promise {
 
 static struct {
     char *path, *folder; /* FILE and where it is, from the root; NULL: there is no log */
-    char *copy_path;     /* FILE.new, see Compaction */
     int fd;              /* FILE, locked */
     off_t size;          /* its bytes, as far as lines are whole */
     struct buf lines;    /* to be written */
-    struct buf promises; /* that these lines are about */
+    struct buf promises; /* replies that are about these lines */
     bool behind;         /* the lines could not be written */
+    uint64_t retry_at;   /* then: no earlier */
     bool untrusted;      /* a sync has failed */
     bool unsynced;       /* something was written since the last sync began */
-    bool syncing;        /* a sync goes on beside the loop */
+    uint64_t sync_at;    /* the next one: no earlier */
+    bool syncing;        /* one goes on beside the loop */
+    int sync_error;      /* of the last one: of FILE, or of FILE.new while that is SYNCING */
     struct aiocb sync;
-    int sync_error;    /* of the last one */
-    uint64_t sync_at;  /* no earlier */
-    uint64_t retry_at; /* no earlier, after a failure */
-    int copy;          /* FILE.new, see Compaction; or -1 */
-    off_t copy_size;
-    int old; /* FILE, before FILE.new took its place; or -1 */
-    off_t old_size;
-} logfile = {.fd = -1, .copy = -1, .old = -1};
+} logfile;
 
 static bool fsync_is(const char *when) { return strcmp(options[FSYNC].text, when) == 0; }
+
+/* A lock that ends with kvss, however that ends, and when kvss closes any descriptor of the file. */
+static bool file_lock(int fd) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    return fcntl(fd, F_SETLK, &lock) == 0;
+}
 
 /* Writes it there, over what may be there already. False: errno says why, and a part of it may be
  * written. */
@@ -1673,77 +1680,84 @@ static void log_line(struct buf *lines, const char *verb, struct str key, struct
     buf_append(lines, STR("\n"));
 }
 
-/* Changes are let in while there's room for one more line, and the disk takes them. */
-static void log_admit(void) {
+/* Changes are let in while the disk takes them, and there's memory for one more line. */
+static void log_set_read_only(void) {
     bool room = buf_reserve(&logfile.lines, REQUEST_MAX) &&
                 buf_reserve(&logfile.promises, sizeof(struct promise));
     server.read_only = !room || logfile.behind || logfile.untrusted;
 }
 
 /* The request has been run. If it has changed the store, its line is to be written, and its reply,
- * which begins there in the client's out buffer, is a promise. */
+ * which begins at reply_at in the client's out buffer, is a promise. */
 static void log_append(const struct request *r, enum status status, size_t reply_at) {
     bool done = statuses[status].bytes[0] == '2' && r->command->logged_as;
     if (!logfile.path || !done || r->store != &store) return;
     struct promise promise = {r->client, reply_at};
     log_line(&logfile.lines, r->command->logged_as, r->key, r->value);
     buf_append(&logfile.promises, (struct str){(char *)&promise, sizeof promise});
-    log_admit();
+    log_set_read_only();
 }
 
 /* Makes a reply that's in the out buffer a 500. */
 static void promise_break(struct promise promise) {
     struct buf *out = &promise.client->out;
+    struct str failed = statuses[SERVER_ERROR];
     if (promise.at >= out->len) return; /* the client is gone */
-    if (options[VERBOSE].value) event("revoke", promise.client->name, statuses[SERVER_ERROR]);
-    char *reply = out->bytes + promise.at, *end = out->bytes + out->len;
-    size_t len = (size_t)((char *)memchr(reply, '\n', (size_t)(end - reply)) - reply);
+    if (options[VERBOSE].value) event("revoke", promise.client->name, failed);
     if (!buf_reserve(out, REPLY_ROOM)) {
         client_cut(promise.client);
         return;
     }
-    reply = out->bytes + promise.at;
-    memmove(reply + statuses[SERVER_ERROR].len, reply + len, out->len - promise.at - len);
-    memcpy(reply, statuses[SERVER_ERROR].bytes, statuses[SERVER_ERROR].len);
-    out->len += statuses[SERVER_ERROR].len - len;
+    char *reply = out->bytes + promise.at, *end = out->bytes + out->len;
+    char *lf = memchr(reply, '\n', (size_t)(end - reply));
+    memmove(reply + failed.len, lf, (size_t)(end - lf));
+    memcpy(reply, failed.bytes, failed.len);
+    out->len = promise.at + failed.len + (size_t)(end - lf);
 }
 
-/* From the last to the first, so that the others stay where they are. The log says it once. */
-static void log_fail(bool *trouble, int error) {
-    struct promise promise;
-    char text[128];
-    bool was_well = !logfile.behind && !logfile.untrusted;
-    while (logfile.promises.len) {
-        logfile.promises.len -= sizeof promise;
-        memcpy(&promise, logfile.promises.bytes + logfile.promises.len, sizeof promise);
-        promise_break(promise);
+/* From the last to the first, so that the others stay where they are. */
+static void promises_break(void) {
+    struct buf *promises = &logfile.promises;
+    struct promise last;
+    while (promises->len) {
+        promises->len -= sizeof last;
+        memcpy(&last, promises->bytes + promises->len, sizeof last);
+        promise_break(last);
     }
+}
+
+/* The operator is told of the first trouble, and when there is none any more. */
+static void log_fail(bool *trouble, int error) {
+    char text[128];
+    snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
+    if (!logfile.behind && !logfile.untrusted) event("error", options[DATA].text, str_of(text));
     *trouble = true;
     logfile.retry_at = server.now + RETRY_MS;
-    snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
-    if (was_well) event("error", options[DATA].text, str_of(text));
+    promises_break();
 }
 
 static void log_recover(bool *trouble) {
     if (!*trouble) return;
     *trouble = false;
     if (!logfile.behind && !logfile.untrusted)
-        event("log", options[DATA].text, STR("is well again"));
+        event("recover", options[DATA].text, STR("changes are made again"));
 }
 
 /* What is written halfway is cut off, so that it's not there if kvss ends before the next try. If
- * that fails too, it's a torn line, or one that nobody was promised. */
-static void log_write(struct str lines) {
-    if (!write_at(logfile.fd, lines, logfile.size)) {
+ * that fails too, it's a torn line, or some that nobody was promised. */
+static void log_write(void) {
+    bool always = fsync_is("always");
+    if (!write_at(logfile.fd, buf_str(&logfile.lines), logfile.size)) {
         int error = errno, cut = ftruncate(logfile.fd, logfile.size);
-        log_fail(&logfile.behind, cut < 0 ? errno : error);
+        (void)cut;
+        log_fail(&logfile.behind, error);
         return;
     }
-    logfile.size += (off_t)lines.len;
-    logfile.unsynced = true;
+    logfile.size += (off_t)logfile.lines.len;
     logfile.lines.len = 0;
+    logfile.unsynced = !always;
     log_recover(&logfile.behind);
-    if (fsync_is("always") && fsync(logfile.fd) < 0) log_fail(&logfile.untrusted, errno);
+    if (always && fsync(logfile.fd) < 0) log_fail(&logfile.untrusted, errno);
     logfile.promises.len = 0;
     if (logfile.lines.size <= LINES_KEPT) return;
     free(logfile.lines.bytes);
@@ -1754,12 +1768,12 @@ static void log_write(struct str lines) {
 static void log_commit(void) {
     if (!logfile.path) return;
     bool paused = logfile.behind && server.now < logfile.retry_at;
-    if (logfile.lines.len && !paused)
-        log_write((struct str){logfile.lines.bytes, logfile.lines.len});
-    log_admit();
+    if (logfile.lines.len && !paused) log_write();
+    log_set_read_only();
 }
 
-/* Starts to sync a file beside the loop; with --fsync always, or if that can't be, right here. */
+/* Starts to sync a file beside the loop, in a thread that libc has for it. With --fsync always, or
+ * if there can be no thread, it's done right here. */
 static void sync_begin(int fd) {
     logfile.sync = (struct aiocb){.aio_fildes = fd};
     logfile.sync.aio_sigevent.sigev_notify = SIGEV_NONE;
@@ -1767,16 +1781,20 @@ static void sync_begin(int fd) {
     logfile.sync_error = !logfile.syncing && fsync(fd) < 0 ? errno : 0;
 }
 
-/* If so, sync_error says how it went. */
-static bool sync_is_over(void) {
-    int error = logfile.syncing ? aio_error(&logfile.sync) : 0;
-    if (error == EINPROGRESS) return false;
-    if (logfile.syncing && aio_return(&logfile.sync) < 0) logfile.sync_error = error;
+static void sync_poll(void) {
+    int error = logfile.syncing ? aio_error(&logfile.sync) : EINPROGRESS;
+    if (error == EINPROGRESS) return;
     logfile.syncing = false;
-    return true;
+    logfile.sync_error = aio_return(&logfile.sync) < 0 ? error : 0;
 }
 
-/* Once a turn, with --fsync everysec, while no other sync goes on. */
+static void sync_wait(void) {
+    const struct aiocb *list[] = {&logfile.sync};
+    if (logfile.syncing) (void)aio_suspend(list, 1, NULL);
+    sync_poll();
+}
+
+/* FILE's syncs. First, how the last one went; the next is for everysec. */
 static void log_sync(void) {
     if (logfile.sync_error) log_fail(&logfile.untrusted, logfile.sync_error);
     logfile.sync_error = 0;
@@ -1798,24 +1816,22 @@ static bool folder_sync(void) {
 
 /* When the loop has to look after the log, or NEVER. */
 static uint64_t log_next(void) {
-    if (logfile.old >= 0) return server.now;
-    uint64_t until = logfile.syncing || logfile.copy >= 0 ? server.now + POLL_MS : NEVER;
-    bool everysec = logfile.unsynced && fsync_is("everysec");
-    if (everysec && logfile.sync_at < until) until = logfile.sync_at;
-    bool failed = logfile.behind || logfile.untrusted;
-    if (failed && logfile.retry_at < until) until = logfile.retry_at;
+    if (logfile.syncing) return server.now + POLL_MS;
+    uint64_t until = NEVER;
+    if (logfile.unsynced && fsync_is("everysec")) until = logfile.sync_at;
+    if (logfile.behind && logfile.retry_at < until) until = logfile.retry_at;
     return until;
 }
 
 /* At the end of kvss. False: it's not known whether the disk has all that was promised. */
 static bool log_close(void) {
-    const struct aiocb *list[] = {&logfile.sync};
     if (!logfile.path) return true;
     logfile.retry_at = 0;
     log_commit();
-    if (logfile.syncing) (void)aio_suspend(list, 1, NULL);
-    int error = sync_is_over() ? logfile.sync_error : EIO;
-    if (logfile.unsynced && !fsync_is("no") && fsync(logfile.fd) < 0) error = errno;
+    sync_wait();
+    int error = logfile.sync_error;
+    bool last = logfile.unsynced && !logfile.untrusted && !fsync_is("no");
+    if (last && fsync(logfile.fd) < 0) error = errno;
     if (error) event("error", options[DATA].text, str_of(strerror(error)));
     close(logfile.fd);
     return !error && !logfile.untrusted;
@@ -1827,64 +1843,56 @@ static bool log_close(void) {
  * what the store needs, a child of kvss, made by fork(), writes the store to FILE.new, while kvss goes
  * on: the child has the memory as it was when it was made, whatever kvss changes in its own.
  *
- * When the child is done, what FILE has got since then is copied behind it, FILE.new is synced, and
+ * When the child is done, what FILE has got since then is appended to FILE.new, that is synced, and
  * rename() puts it in the place of FILE. Whenever the end comes, FILE is the old one or the new one,
- * and whole. None of this may hold up the loop, which has to write to FILE all the time: so kvss does
- * not touch FILE.new while it's being synced, when a write would have to wait. */
+ * and whole. As little of this as can be holds up the loop, which has to write to FILE all the time.
+ * So kvss does not touch FILE.new while it's being synced, when a write would have to wait; and FILE
+ * is closed by the child after kvss has closed it: the last one to do so waits until its blocks are
+ * freed, 20 ms for 60 MB. */
 
 enum {
     COMPACT_MIN = 1 << 20,  /* bytes of a file that is not worth the trouble */
     COMPACT_REST_MS = 1000, /* after one: else a small store that changes a lot has no other work */
-    COMPACT_PAUSE_MS = 60000, /* after one that failed */
-    COPY_STEP = 1 << 20,      /* bytes copied in a turn */
-    OLD_STEP = 1 << 20,       /* bytes of the old FILE freed in a turn */
-    COMPACT_NICE = 10,        /* the child's share of a processor that kvss wants, too: a tenth */
+    COMPACT_PAUSE_MS = 10000, /* after one that failed */
+    COMPACT_NICE = 10,        /* of the child: beside a busy kvss, it gets a tenth of a processor */
+    COPY_STEP = 1 << 20,      /* bytes appended to FILE.new in a turn */
 };
 
 static struct {
     enum { RESTING, WRITING, COPYING, SYNCING } phase;
-    pid_t child;
-    off_t copied;  /* bytes of FILE that FILE.new makes up for */
-    off_t seen;    /* the size of FILE, a turn ago */
-    bool asked;    /* by COMPACT */
-    uint64_t from; /* no earlier, unless asked */
-} compaction;
+    bool asked;     /* by COMPACT */
+    uint64_t from;  /* no earlier, unless asked */
+    int child;      /* a socket to it; or -1 */
+    char *path;     /* FILE.new */
+    int fd;         /* the same, locked; or -1 */
+    off_t size;     /* of FILE.new */
+    off_t made_up;  /* bytes of FILE that FILE.new makes up for */
+    off_t last_end; /* of FILE, a turn ago */
+} compaction = {.child = -1, .fd = -1};
 
-/* Makes FILE.new. What is there now is left of a compaction that did not end. */
+/* Makes FILE.new, and locks it before it gets the name of FILE. */
 static bool copy_open(void) {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    (void)unlink(logfile.copy_path);
-    logfile.copy = open(logfile.copy_path, O_RDWR | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
-    logfile.copy_size = 0;
-    return logfile.copy >= 0 && fcntl(logfile.copy, F_SETLK, &lock) == 0;
+    (void)unlink(compaction.path);
+    compaction.fd = open(compaction.path, O_RDWR | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
+    compaction.size = 0;
+    return compaction.fd >= 0 && file_lock(compaction.fd);
 }
 
 static void copy_drop(void) {
-    if (logfile.copy < 0) return;
-    close(logfile.copy);
-    (void)unlink(logfile.copy_path);
-    logfile.copy = -1;
+    if (compaction.fd < 0) return;
+    close(compaction.fd);
+    (void)unlink(compaction.path);
+    compaction.fd = -1;
 }
 
-/* FILE.new, which is on the disk, becomes FILE. */
+/* FILE.new, which is on the disk, becomes FILE. The folder has to be synced then. */
 static bool copy_take(void) {
-    if (rename(logfile.copy_path, logfile.path) < 0) return false;
-    if (logfile.old >= 0) close(logfile.old);
-    logfile.old = logfile.fd;
-    logfile.old_size = logfile.size;
-    logfile.fd = logfile.copy;
-    logfile.size = logfile.copy_size;
-    logfile.copy = -1;
-    return folder_sync();
-}
-
-/* The last close() of a file without a name frees it: 20 ms for 60 MB. So it's made shorter first, by
- * one step a turn. */
-static void old_shrink(void) {
-    logfile.old_size -= OLD_STEP;
-    if (logfile.old_size > 0 && ftruncate(logfile.old, logfile.old_size) == 0) return;
-    close(logfile.old);
-    logfile.old = -1;
+    if (rename(compaction.path, logfile.path) < 0) return false;
+    close(logfile.fd);
+    logfile.fd = compaction.fd;
+    logfile.size = compaction.size;
+    compaction.fd = -1;
+    return true;
 }
 
 /* Bytes of the shared store as lines: a PUT for each key, an EXPIREAT for each deadline. */
@@ -1892,31 +1900,40 @@ static off_t compact_size(void) {
     uint64_t keys = store.keys, deadlines = store.deadlines_len;
     uint64_t entries = keys * offsetof(struct entry, bytes) + deadlines * sizeof(uint32_t);
     uint64_t size = log_header.len + store.bytes - entries + keys * strlen("KV/1.0 PUT  \n");
-    size += store.late_keys + deadlines * (strlen("KV/1.0 EXPIREAT  \n") + UNIXTIME);
+    size += store.deadline_keys + deadlines * (strlen("KV/1.0 EXPIREAT  \n") + UNIXTIME);
     return (off_t)size;
 }
 
-/* In the child. If kvss has ended, nobody waits for this. */
-static void compact_flush(struct buf *lines, off_t *at, pid_t parent) {
-    struct str text = {lines->bytes, lines->len};
-    if (getppid() != parent) _exit(ECANCELED);
-    if (!write_at(logfile.copy, text, *at)) _exit(errno);
-    *at += (off_t)lines->len;
+/* The rest of this page is the child's. It says how it went, an errno or 0, and waits for the end of the
+ * stream, which comes when kvss has closed FILE; so the child is the last to close that. */
+static void compact_report(int kvss, int error) {
+    if (write(kvss, &error, sizeof error) == sizeof error)
+        while (read(kvss, &error, sizeof error) > 0) continue;
+    _exit(0);
+}
+
+/* If kvss has ended, nobody waits for this. */
+static void compact_flush(int kvss, pid_t parent, struct buf *lines) {
+    if (getppid() != parent) _exit(0);
+    if (!write_at(compaction.fd, buf_str(lines), compaction.size)) compact_report(kvss, errno);
+    compaction.size += (off_t)lines->len;
     lines->len = 0;
 }
 
-/* The child: all that it does, to its end. Its exit status is an errno, or 0. It has descriptors of all
- * connections, and has to close them, or they would stay open when kvss closes its own. */
-static void compact_child(pid_t parent) {
-    static char
-        room[2 * REQUEST_MAX]; /* no malloc(): another thread may be in it, see aio_fsync() */
-    struct buf lines = {room, 0, sizeof room};
-    off_t at = 0;
-    int niceness = nice(COMPACT_NICE);
-    (void)niceness; /* it does its work, however nice it is */
+/* The child has descriptors of all connections. They would stay open when kvss closes its own. */
+static void compact_close_sockets(void) {
     for (int wire = 0; wire < WIRES; wire++) close(server.listeners[wire]);
     for (int fd = 0; fd <= server.top; fd++)
         if (clients[fd].phase != CLOSED) close(fd);
+}
+
+/* No malloc() here: at the time of the fork(), the thread of aio_fsync() may have been in it. */
+static void compact_child(int kvss, pid_t parent) {
+    static char room[2 * REQUEST_MAX];
+    struct buf lines = {room, 0, sizeof room};
+    int niceness = nice(COMPACT_NICE);
+    (void)niceness; /* it does its work, however nice it is */
+    compact_close_sockets();
     buf_append(&lines, log_header);
     for (int i = 0; i < TABLES; i++) {
         const struct table *t = &store.tables[i];
@@ -1927,116 +1944,142 @@ static void compact_child(pid_t parent) {
             log_line(&lines, "PUT", key, value);
             if (e->expires)
                 log_line(&lines, "EXPIREAT", key, expiry_text(store.deadlines[expiry_place(e)].at));
-            if (lines.len > REQUEST_MAX / 2) compact_flush(&lines, &at, parent);
+            if (lines.len > REQUEST_MAX / 2) compact_flush(kvss, parent, &lines);
         }
     }
-    compact_flush(&lines, &at, parent);
-    _exit(fsync(logfile.copy) < 0 ? errno : 0);
+    compact_flush(kvss, parent, &lines);
+    compact_report(kvss, fsync(compaction.fd) < 0 ? errno : 0);
 }
 
-/* FILE goes on as it is. */
+/* FILE.new is given up. While FILE is untrusted, that is tried again and again, and told once. */
 static void compact_fail(const char *why) {
     if (!logfile.untrusted) event("error", "compaction", str_of(why));
     copy_drop();
+    if (compaction.child >= 0) close(compaction.child);
+    compaction.child = -1;
     compaction.phase = RESTING;
-    compaction.from = server.now + COMPACT_PAUSE_MS;
-    logfile.retry_at = server.now + RETRY_MS;
+    compaction.from = server.now + (logfile.untrusted ? RETRY_MS : COMPACT_PAUSE_MS);
 }
 
 static void compact_begin(void) {
+    int ends[2];
     pid_t parent = getpid();
-    bool opened = copy_open();
     compaction.asked = false;
-    compaction.copied = logfile.size;
-    compaction.child = opened ? fork() : -1;
-    if (compaction.child == 0) compact_child(parent);
-    compaction.phase = WRITING;
-    if (compaction.child < 0) compact_fail(strerror(errno));
+    compaction.made_up = compaction.last_end = logfile.size;
+    bool paired = copy_open() && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0;
+    if (paired) compaction.child = ends[0];
+    pid_t child = paired ? fork() : -1;
+    if (child == 0) {
+        close(ends[0]);
+        compact_child(ends[1], parent);
+    }
+    int error = errno;
+    if (paired) close(ends[1]);
+    if (child < 0 || fcntl(compaction.child, F_SETFL, O_NONBLOCK) < 0)
+        compact_fail(strerror(error));
+    else
+        compaction.phase = WRITING;
 }
 
-/* Waits for the child, but not in the loop. */
-static void compact_written(void) {
-    int status;
-    if (waitpid(compaction.child, &status, WNOHANG) != compaction.child) return;
-    logfile.copy_size = lseek(logfile.copy, 0, SEEK_END);
-    compaction.phase = COPYING;
-    compaction.seen = logfile.size;
-    if (!WIFEXITED(status))
-        compact_fail("child killed");
-    else if (WEXITSTATUS(status) != 0)
-        compact_fail(strerror(WEXITSTATUS(status)));
+/* Waits for the child, but not here. */
+static void compact_wait(void) {
+    int error;
+    ssize_t n = read(compaction.child, &error, sizeof error);
+    if (n < 0 && would_block()) return;
+    if (n != sizeof error) {
+        compact_fail("the child has died");
+    } else if (error) {
+        compact_fail(strerror(error));
+    } else {
+        compaction.phase = COPYING;
+        compaction.size = lseek(compaction.fd, 0, SEEK_END);
+    }
 }
 
-/* Copies so many bytes of what FILE has and FILE.new has not. False: errno says why. */
+/* Appends to FILE.new so much of what FILE has more. False: errno says why. */
 static bool compact_copy(off_t most) {
     static char bytes[65536];
-    off_t end = logfile.size - compaction.copied < most ? logfile.size : compaction.copied + most;
-    while (compaction.copied < end) {
-        off_t left = end - compaction.copied;
+    off_t left = logfile.size - compaction.made_up;
+    if (left > 0 && logfile.untrusted) errno = EIO;
+    if (left > 0 && logfile.untrusted) return false;
+    for (left = left < most ? left : most; left > 0;) {
         size_t step = left < (off_t)sizeof bytes ? (size_t)left : sizeof bytes;
-        ssize_t n = pread(logfile.fd, bytes, step, compaction.copied);
-        if (n <= 0 || !write_at(logfile.copy, (struct str){bytes, (size_t)n}, logfile.copy_size))
+        ssize_t n = pread(logfile.fd, bytes, step, compaction.made_up);
+        if (n == 0) errno = EIO;
+        if (n <= 0 || !write_at(compaction.fd, (struct str){bytes, (size_t)n}, compaction.size))
             return false;
-        compaction.copied += n;
-        logfile.copy_size += n;
+        left -= n;
+        compaction.made_up += n;
+        compaction.size += n;
     }
     return true;
 }
 
 /* A step, and as much as was added since the last: so it catches up. Then FILE.new is synced. */
 static void compact_catch_up(void) {
-    off_t added = logfile.size - compaction.seen;
-    compaction.seen = logfile.size;
+    off_t added = logfile.size - compaction.last_end;
+    compaction.last_end = logfile.size;
     if (!compact_copy(COPY_STEP + added)) {
         compact_fail(strerror(errno));
-    } else if (compaction.copied == logfile.size) {
+    } else if (compaction.made_up == logfile.size) {
         compaction.phase = SYNCING;
-        sync_begin(logfile.copy);
+        sync_begin(compaction.fd);
     }
 }
 
-/* FILE.new has been synced. What came while that was done is not, but nor is it in FILE; and with
- * --fsync always nothing came, as that was done right here. */
+/* FILE.new has been synced. What has come meanwhile is appended; it's not synced in FILE either, since
+ * one sync goes on at a time, and with --fsync always nothing has come. */
 static void compact_end(void) {
     char text[64];
     long long before = logfile.size;
-    errno = logfile.sync_error;
+    int error = logfile.sync_error;
     logfile.sync_error = 0;
-    if (errno || !compact_copy(logfile.size) || !copy_take()) {
-        compact_fail(strerror(errno));
+    if (!error && (!compact_copy(logfile.size) || !copy_take())) error = errno;
+    if (error) {
+        compact_fail(strerror(error));
         return;
     }
+    close(compaction.child);
+    compaction.child = -1;
     compaction.phase = RESTING;
     compaction.from = server.now + COMPACT_REST_MS;
-    logfile.unsynced = true;
+    logfile.unsynced = !fsync_is("always");
     snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
     event("compact", options[DATA].text, str_of(text));
-    log_recover(&logfile.untrusted);
+    if (folder_sync())
+        log_recover(&logfile.untrusted);
+    else
+        log_fail(&logfile.untrusted, errno);
 }
 
-static bool compact_is_due(void) {
-    if (compaction.asked) return true;
-    if (logfile.untrusted) return server.now >= logfile.retry_at;
-    if (server.now < compaction.from) return false;
-    return logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
+static bool compact_is_wanted(void) {
+    bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
+    return logfile.path && (compaction.asked || logfile.untrusted || grown);
+}
+
+/* When the loop has to look after it, or NEVER. */
+static uint64_t compact_next(void) {
+    if (compaction.phase != RESTING || logfile.syncing) return server.now + POLL_MS;
+    return compact_is_wanted() ? compaction.from : NEVER;
 }
 
 /* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.new. */
 static void compact_step(void) {
-    if (logfile.old >= 0) old_shrink();
-    if (!logfile.path || !sync_is_over()) return;
+    sync_poll();
+    if (!logfile.path || logfile.syncing) return;
     if (compaction.phase != SYNCING) log_sync();
-    if (compaction.phase == WRITING) compact_written();
-    if (compaction.phase == COPYING && sync_is_over()) compact_catch_up();
-    if (compaction.phase == SYNCING && sync_is_over()) compact_end();
-    if (compaction.phase == RESTING && compact_is_due()) compact_begin();
+    if (compaction.phase == WRITING) compact_wait();
+    if (compaction.phase == COPYING && !logfile.syncing && !logfile.sync_error) compact_catch_up();
+    if (compaction.phase == SYNCING && !logfile.syncing) compact_end();
+    bool in_time = compaction.asked || server.now >= compaction.from;
+    if (compaction.phase == RESTING && in_time && compact_is_wanted()) compact_begin();
 }
 
 /* At the end of kvss: what is not done by then is not needed. */
 static void compact_stop(void) {
-    if (compaction.phase == WRITING) {
-        kill(compaction.child, SIGKILL);
-        waitpid(compaction.child, NULL, 0);
+    if (compaction.phase == SYNCING) {
+        sync_wait();
+        logfile.sync_error = 0;
     }
     copy_drop();
 }
@@ -2052,11 +2095,11 @@ static enum status command_compact(struct request *r) {
  *
  * Beyond the lab: at the start FILE is run again, line by line, as if a client had sent it. Its last
  * line may be torn, where the end came while it was written. It was promised to nobody, and is cut
- * off. Any other bad line means that something else has gone wrong: kvss does not start, or, with
- * --repair, puts such lines aside.
+ * off. Any other bad line means that something else has gone wrong: kvss does not start; or, with
+ * --repair, it moves such lines, and a torn one, to FILE.bad.
  *
- * Two servers on one file would ruin it. So FILE is locked by fcntl(), a lock that ends with kvss,
- * however that ends; and at the close() of any descriptor of FILE, so that there must be only one. */
+ * Two servers on one file would ruin it. So FILE is locked; and nothing else here may open FILE and
+ * close it again, since the lock would end with that. */
 
 enum {
     REPLAY_STEP = 1 << 20,  /* bytes read at a time */
@@ -2065,8 +2108,9 @@ enum {
 
 static struct {
     off_t read;                 /* bytes of FILE, so far */
-    unsigned long long lines;   /* so far; the header is the first */
-    unsigned long long bad;     /* of them */
+    unsigned long long number;  /* of the line; the header is the first */
+    unsigned long long run;     /* lines, so far */
+    unsigned long long bad;     /* the others, and the torn one */
     struct buf kept, put_aside; /* with --repair: what goes to FILE.new, and to FILE.bad */
 } replay;
 
@@ -2083,18 +2127,17 @@ static char *path_join(const char *begin, const char *end) {
 /* Opens and locks FILE. The names are kept from the root on: FILE may be a symbolic link. */
 static void replay_open(const char *path) {
     struct stat opened, named;
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     logfile.fd = open(path, O_RDWR | O_CREAT, S_IRUSR | S_IWUSR);
     if (logfile.fd < 0 || fstat(logfile.fd, &opened) < 0) replay_die(path);
     if (!S_ISREG(opened.st_mode)) DIE(EXIT_FAILURE, "%s is not a regular file", path);
-    bool locked = fcntl(logfile.fd, F_SETLK, &lock) == 0;
+    bool locked = file_lock(logfile.fd);
     if (!locked && errno != EACCES && errno != EAGAIN) replay_die(path);
     /* If FILE is another one now, another kvss has just put it there. */
     if (!locked || stat(path, &named) < 0 || named.st_ino != opened.st_ino)
         DIE(EXIT_FAILURE, "%s is in use by another kvss", path);
     logfile.path = realpath(path, NULL);
     if (!logfile.path) replay_die(path);
-    logfile.copy_path = path_join(logfile.path, ".new");
+    compaction.path = path_join(logfile.path, ".new");
     logfile.folder = path_join(logfile.path, "");
     strrchr(logfile.folder, '/')[1] = '\0';
     logfile.size = opened.st_size;
@@ -2105,11 +2148,12 @@ static void replay_open(const char *path) {
 static const char *replay_run(struct str line) {
     static struct client nobody = {.store = &store};
     struct request r = request_from(&nobody);
-    enum status status = request_parse(&r, line);
+    if (line.len >= REQUEST_MAX) return "the line is longer than 65536 bytes";
+    (void)request_parse(&r, line);
     if (r.reason.len) return r.reason.bytes;
     const char *verb = r.command->verb, *logged_as = r.command->logged_as;
-    if (!logged_as || strcmp(logged_as, verb) != 0) return "it does not change a store";
-    status = r.command->run(&r);
+    if (!logged_as || strcmp(logged_as, verb) != 0) return "it's no PUT, DEL or EXPIREAT";
+    enum status status = r.command->run(&r);
     if (status == SERVER_ERROR) DIE(EXIT_FAILURE, "%s: out of memory", options[DATA].text);
     return status == BAD_REQUEST ? r.command->reason : NULL;
 }
@@ -2123,15 +2167,16 @@ static void replay_keep(struct buf *lines, struct str line) {
 /* The next line, without its LF. */
 static void replay_line(struct str line) {
     struct str header = {log_header.bytes, log_header.len - 1};
-    bool is_header = ++replay.lines == 1;
+    bool is_header = ++replay.number == 1;
     if (is_header && !str_equal(line, header))
         DIE(EXIT_FAILURE, "%s, line 1: a data file of kvss begins with '%.*s'", options[DATA].text,
             (int)header.len, header.bytes);
     const char *wrong = is_header ? NULL : replay_run(line);
     if (wrong && !options[REPAIR].value)
         DIE(EXIT_FAILURE, "%s, line %llu: %s; --repair moves such lines to %s.bad",
-            options[DATA].text, replay.lines, wrong, options[DATA].text);
+            options[DATA].text, replay.number, wrong, logfile.path);
     if (options[REPAIR].value) replay_keep(wrong ? &replay.put_aside : &replay.kept, line);
+    replay.run += !is_header && !wrong;
     replay.bad += wrong != NULL;
 }
 
@@ -2153,17 +2198,20 @@ static void replay_lines(struct buf *in) {
         at += len + 1;
     }
     buf_consume(in, at);
-    struct str kept = {replay.kept.bytes, replay.kept.len};
-    if (kept.len && !write_at(logfile.copy, kept, logfile.copy_size)) replay_die(logfile.copy_path);
-    logfile.copy_size += (off_t)kept.len;
+    if (!replay.kept.len) return;
+    if (!write_at(compaction.fd, buf_str(&replay.kept), compaction.size))
+        replay_die(compaction.path);
+    compaction.size += (off_t)replay.kept.len;
     replay.kept.len = 0;
 }
 
 /* What is left has no LF. */
 static void replay_rest(struct str torn) {
-    if (replay.lines == 0) replay_new_file(torn);
-    if (replay.lines == 0 || torn.len == 0) return;
-    replay.lines++;
+    if (replay.number == 0) {
+        replay_new_file(torn);
+        return;
+    }
+    if (torn.len == 0) return;
     replay.bad++;
     if (options[REPAIR].value) {
         replay_keep(&replay.put_aside, torn);
@@ -2174,69 +2222,71 @@ static void replay_rest(struct str torn) {
 }
 
 /* FILE.bad gets the bad lines, after those that it may have, and FILE.new, with the others, becomes
- * FILE. In this order: nothing is ever in neither. */
+ * FILE. In this order: no line is ever in neither. */
 static void replay_repair(void) {
-    struct str bad = {replay.put_aside.bytes, replay.put_aside.len};
-    char *path = path_join(options[DATA].text, ".bad");
+    char *path = path_join(logfile.path, ".bad");
     int fd = open(path, O_WRONLY | O_CREAT, S_IRUSR | S_IWUSR);
     off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
-    if (end < 0 || !write_at(fd, bad, end) || fsync(fd) < 0 || !folder_sync()) replay_die(path);
+    if (end < 0 || !write_at(fd, buf_str(&replay.put_aside), end) || fsync(fd) < 0 ||
+        !folder_sync())
+        replay_die(path);
     close(fd);
     free(path);
-    if (fsync(logfile.copy) < 0 || !copy_take()) replay_die(options[DATA].text);
+    if (fsync(compaction.fd) < 0 || !copy_take() || !folder_sync()) replay_die(options[DATA].text);
 }
 
-static void replay_progress(void) {
-    off_t percent = logfile.size > 0 ? replay.read * 100 / logfile.size : 0;
-    if (logfile.size < PROGRESS_MIN || !isatty(STDERR_FILENO)) return;
-    fprintf(stderr, "\rkvss: replaying, %d %%", (int)percent);
-}
+static bool replay_is_shown(void) { return logfile.size > PROGRESS_MIN && isatty(STDERR_FILENO); }
 
 /* For people: 1,000,000 lines. */
-static void replay_print(unsigned long long lines, const char *of_what) {
+static void print_lines(unsigned long long lines, const char *kind) {
     char digits[24];
     int len = snprintf(digits, sizeof digits, "%llu", lines);
     for (int i = 0; i < len; i++)
         fprintf(stderr, i > 0 && (len - i) % 3 == 0 ? ",%c" : "%c", digits[i]);
-    fprintf(stderr, " %sline%s", of_what, lines == 1 ? "" : "s");
+    fprintf(stderr, " %sline%s", kind, lines == 1 ? "" : "s");
 }
 
 static void replay_report(double seconds) {
-    bool is_new = replay.lines == 0, repaired = options[REPAIR].value;
-    fprintf(stderr, logfile.size >= PROGRESS_MIN && isatty(STDERR_FILENO) ? "\r" : "");
+    bool repaired = options[REPAIR].value;
+    if (replay_is_shown()) fprintf(stderr, "\r");
     fprintf(stderr, "kvss: replayed ");
-    replay_print(is_new ? 0 : replay.lines - 1 - replay.bad, "");
-    if (replay.bad) fprintf(stderr, ", ");
-    if (replay.bad) replay_print(replay.bad, repaired ? "bad " : "torn ");
-    if (replay.bad && repaired) fprintf(stderr, " moved to %s.bad", options[DATA].text);
-    fprintf(stderr, "%s in %.1f s\n", replay.bad ? repaired ? "," : " dropped," : "", seconds);
+    print_lines(replay.run, "");
+    if (replay.bad) {
+        fprintf(stderr, ", ");
+        print_lines(replay.bad, repaired ? "bad " : "torn ");
+        fprintf(stderr, repaired ? " moved to %s.bad," : " dropped,", logfile.path);
+    }
+    fprintf(stderr, " in %.1f s\n", seconds);
 }
 
-/* From here on, there is a log. */
-static void log_start(const char *path) {
+/* When it returns, there is a log. */
+static void replay_file(const char *path) {
     uint64_t started = clock_ms();
     struct buf in = {NULL, 0, 0};
     ssize_t n;
     replay_open(path);
-    (void)unlink(logfile.copy_path); /* of a compaction that was cut short */
-    if (options[REPAIR].value && !copy_open()) replay_die(logfile.copy_path);
+    if (!options[REPAIR].value)
+        (void)unlink(compaction.path); /* of a compaction that did not end */
+    else if (!copy_open())
+        replay_die(compaction.path);
     do {
-        if (!buf_reserve(&in, REPLAY_STEP)) replay_die(options[DATA].text);
+        if (!buf_reserve(&in, REPLAY_STEP)) replay_die(path);
         n = read(logfile.fd, in.bytes + in.len, in.size - in.len);
-        if (n < 0) replay_die(options[DATA].text);
+        if (n < 0) replay_die(path);
         in.len += (size_t)n;
         replay.read += n;
         replay_lines(&in);
-        replay_progress();
+        if (replay_is_shown())
+            fprintf(stderr, "\rkvss: replaying, %d %%", (int)(replay.read * 100 / logfile.size));
     } while (n > 0);
-    replay_rest((struct str){in.bytes, in.len});
+    replay_rest(buf_str(&in));
     if (replay.bad && options[REPAIR].value) replay_repair();
     copy_drop();
     replay_report((double)(clock_ms() - started) / 1000);
     free(in.bytes);
     free(replay.kept.bytes);
     free(replay.put_aside.bytes);
-    log_admit();
+    log_set_read_only();
 }
 
 /* == 15. Frames ===================================================================================
@@ -2442,10 +2492,6 @@ static void client_run(struct client *c) {
         client_run_lines(c);
 }
 
-/* Nothing for now from a socket that does not block. POSIX has two names for it. There's no EINTR:
- * signals come only while select() waits. */
-static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
-
 /* When kvss stops, a client from which nothing more has come is done with, as after QUIT. */
 static void client_read(struct client *c) {
     size_t room = REQUEST_MAX - c->in_len;
@@ -2594,6 +2640,7 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     uint64_t until = server.stop_by ? server.stop_by : NEVER;
     if (expiry_next(&store) < until) until = expiry_next(&store);
     if (log_next() < until) until = log_next();
+    if (compact_next() < until) until = compact_next();
     FD_ZERO(readable);
     FD_ZERO(writable);
     for (int wire = 0; wire < WIRES; wire++) {
@@ -2767,7 +2814,8 @@ static void help_print(void) {
 
 /* SIGINT and SIGTERM are blocked, but not in the set for pselect(). SIGPIPE comes of sending to a
  * client that is gone, SIGXFSZ of writing to a file that must not grow, and they would end kvss; the
- * calls fail as well, and that's enough. */
+ * calls fail as well, and that's enough. To ignore SIGCHLD means that nobody has to wait for children
+ * that have ended. */
 static void start_signals(void) {
     struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
     sigset_t stops;
@@ -2778,7 +2826,8 @@ static void start_signals(void) {
     sigdelset(&server.signals, SIGINT);
     sigdelset(&server.signals, SIGTERM);
     if (sigaction(SIGINT, &stop, NULL) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
-        sigaction(SIGPIPE, &ignore, NULL) < 0 || sigaction(SIGXFSZ, &ignore, NULL) < 0)
+        sigaction(SIGPIPE, &ignore, NULL) < 0 || sigaction(SIGXFSZ, &ignore, NULL) < 0 ||
+        sigaction(SIGCHLD, &ignore, NULL) < 0)
         DIE(EXIT_FAILURE, "sigaction: %s", strerror(errno));
 }
 
@@ -2833,7 +2882,7 @@ int main(int argc, char **argv) {
     if (*options[MANAGERS].text) managers_read(options[MANAGERS].text);
     start_signals();
     server.now = clock_ms();
-    if (*options[DATA].text) log_start(options[DATA].text);
+    if (*options[DATA].text) replay_file(options[DATA].text);
     start_listening(LINES, options[PORT].value, "listening");
     long frames = options[FRAMES_PORT].value;
     if (frames >= 0) start_listening(FRAMES, frames, "listening for frames");

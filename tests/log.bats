@@ -80,7 +80,7 @@ says_log() {
 @test "after kill -9 and after SIGTERM, the store is as it was" {
     serve --data "$DATA"
     grep -q '^kvss: replayed 0 lines in [0-9.]* s$' "$LOG"
-    long=$(printf '%065500d' 7)
+    long=$(printf '%065519d' 7) # the longest: "KV/1.0 PUT long " and the LF make it 65,536 bytes
     ask 'KV/1.0 PUT foo bar' 'KV/1.0 PUT foo baz' 'KV/1.0 PUT gone x' 'KV/1.0 DEL gone' "KV/1.0 PUT long $long" \
         'KV/1.0 PUT late v' 'KV/1.0 EXPIRE late 1000'
     for how in KILL TERM; do
@@ -205,7 +205,7 @@ says_log() {
 @test "a bad line: the server names it and does not start; --repair moves it to FILE.bad" {
     for bad in 'KV/1.0 PUT onlykey' 'GET foo' 'KV/1.0 GET foo' 'KV/1.0 QUIT' 'KV/1.0 MANAGE 1 PUT k v' '' \
         'KV/1.0 EXPIRE foo 100' 'KV/1.0 EXPIREAT foo soon' 'KV/1.0 CREATE bob' "$HEADER" $'KV/1.0 PUT \xff x' \
-        "KV/1.0 PUT $(printf '%0300d' 1) v"; do
+        "KV/1.0 PUT $(printf '%0300d' 1) v" "KV/1.0 PUT k $(printf '%065523d' 1)" "KV/1.0 PUT k $(printf '%0300000d' 1)"; do
         rm -f "$DATA".*
         printf '%s\n' "$HEADER" 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2' "$bad" 'KV/1.0 PUT b 3' >"$DATA"
         run "$KVSS" --port 0 --data "$DATA"
@@ -280,6 +280,44 @@ says_log() {
     replies 'KV/1.0 COMPACT' '404 NOT_FOUND'
 }
 
+@test "a copy of FILE stays as it is: another name of it, and one that is open" {
+    serve --data "$DATA"
+    seq 1 60000 | sed 's/.*/KV\/1.0 PUT k value &/' | talk >/dev/null
+    wait_until 20 says_log ' compact '
+    seq 1 1000 | sed 's/.*/KV\/1.0 PUT k value &/' | talk >/dev/null
+    ln "$DATA" "$DATA.name"
+    cp "$DATA" "$DATA.before"
+    exec 8<"$DATA"
+    compactions=$(grep -c ' compact ' "$LOG")
+    ask 'KV/1.0 COMPACT'
+    one_more() { [ "$(grep -c ' compact ' "$LOG")" -gt "$compactions" ]; }
+    wait_until 20 one_more
+    cmp "$DATA.name" "$DATA.before"
+    cmp - "$DATA.before" <&8
+    exec 8<&-
+    data 'KV/1.0 PUT k value 1000'
+}
+
+@test "after a hundred compactions: no child is left, no descriptor, and no work" {
+    serve --data "$DATA"
+    ask 'KV/1.0 PUT k v'
+    ask 'KV/1.0 COMPACT'
+    wait_until 20 says_log ' compact '
+    descriptors=$(find "/proc/$PID/fd" 2>/dev/null | wc -l)
+    for ((i = 2; i <= 100; i++)); do
+        ask 'KV/1.0 COMPACT' >/dev/null
+        so_many() { [ "$(grep -c ' compact ' "$LOG")" -ge $i ]; }
+        wait_until 20 so_many
+    done
+    alone() { [ -z "$(pgrep -P "$PID")" ]; }
+    wait_until 20 alone
+    [ "$(find "/proc/$PID/fd" 2>/dev/null | wc -l)" -le "$descriptors" ]
+    used=$(ps -o cputimes= -p "$PID")
+    ask 'KV/1.0 EXPIRE k 2'
+    wait_until 10 gets 'KV/1.0 GET k' '404 NOT_FOUND'
+    [ "$(ps -o cputimes= -p "$PID")" -le $((used + 1)) ]
+}
+
 @test "compaction begins by itself: over 1 MiB, and over twice what the store needs" {
     serve --data "$DATA"
     value=$(printf '%01000d' 0)
@@ -330,7 +368,7 @@ says_log() {
         ask 'KV/1.0 COMPACT' >/dev/null
         child=$(pgrep -P "$PID" || :)
         [ -z "$child" ] || kill -s KILL "$child"
-        says_log ' error compaction child killed$'
+        says_log ' error compaction the child has died$'
     }
     wait_until 20 killed
     replies 'KV/1.0 GET key300000' '200 OK value300000' 'KV/1.0 PUT new v' '201 CREATED'
@@ -374,7 +412,7 @@ says_log() {
     cp "$DATA" "$DATA.crashed"
     prlimit --pid "$PID" --fsize=unlimited:unlimited
     wait_until 20 gets 'KV/1.0 PUT d 4' '201 CREATED'
-    grep -q " log $DATA is well again\$" "$LOG"
+    grep -q " recover $DATA changes are made again\$" "$LOG"
     restart
     replies 'KV/1.0 GET a' '200 OK 3' 'KV/1.0 GET b' '404 NOT_FOUND' 'KV/1.0 GET c' '200 OK 3' 'KV/1.0 GET d' '200 OK 4'
     mv "$DATA.crashed" "$DATA"
@@ -410,7 +448,7 @@ says_log() {
 @test "write() fails, or falls short: 500, and nothing of it in FILE" {
     faulty
     ask 'KV/1.0 PUT a 1'
-    for how in EIO ENOSPC HALF; do
+    for how in EIO ENOSPC HALF HALF; do
         size=$(wc -c <"$DATA")
         echo "pwrite $how" >"$FAULTS"
         replies 'KV/1.0 PUT a 2' '500 SERVER_ERROR' 'KV/1.0 GET a' '200 OK 2' 'KV/1.0 PUT b 1' '500 SERVER_ERROR'
@@ -424,21 +462,21 @@ says_log() {
 }
 
 @test "fsync() fails: 500, until FILE is written anew" {
-    for when in always everysec; do
-        DATA=$BATS_TEST_TMPDIR/$when
-        faulty --fsync $when
-        ask 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2'
-        echo 'fsync EIO' >"$FAULTS"
-        case $when in
-        always) replies 'KV/1.0 PUT a 3' '500 SERVER_ERROR' 'KV/1.0 GET a' '200 OK 3' ;;
-        everysec) wait_until 20 gets 'KV/1.0 PUT a 3' '500 SERVER_ERROR' ;;
+    for fault in 'always fsync' 'everysec fsync' 'everysec aio_fsync'; do
+        DATA=$BATS_TEST_TMPDIR/${fault/ /.}
+        faulty --fsync "${fault% *}"
+        ask 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2' 'KV/1.0 PUT a 3' >/dev/null
+        echo "${fault#* } EIO" >"$FAULTS"
+        case $fault in
+        always*) replies 'KV/1.0 PUT a 3' '500 SERVER_ERROR' 'KV/1.0 GET a' '200 OK 3' ;;
+        *) wait_until 20 gets 'KV/1.0 PUT a 3' '500 SERVER_ERROR' ;;
         esac
         replies 'KV/1.0 PUT b 1' '500 SERVER_ERROR' 'KV/1.0 COMPACT' '202 ACCEPTED' 'KV/1.0 PUT b 1' '500 SERVER_ERROR'
         [ "$(grep -c " error $DATA Input/output error; from now on changes get 500\$" "$LOG")" = 1 ]
         rm "$FAULTS"
         wait_until 20 gets 'KV/1.0 PUT b 4' '201 CREATED'
         grep -q ' compact ' "$LOG"
-        grep -q " log $DATA is well again\$" "$LOG"
+        grep -q " recover $DATA changes are made again\$" "$LOG"
         data 'KV/1.0 PUT a 3' 'KV/1.0 PUT b 4'
         restart
         replies 'KV/1.0 GET a' '200 OK 3' 'KV/1.0 GET b' '200 OK 4'

@@ -75,6 +75,7 @@ struct connection {
     size_t batch, batches;
     size_t sent, received;
     uint64_t began; /* the batch; ns */
+    bool blocked;   /* the batch is not sent yet, and the socket is full */
 };
 
 static struct connection *connections;
@@ -215,13 +216,11 @@ static void batch_send(struct connection *c, int epoll) {
         if (n < 0) break;
         c->sent += (size_t)n;
     }
-    static struct connection *waiting_to_send; /* one that could not send all: rarely */
     bool blocked = c->sent < end;
-    if (blocked || waiting_to_send == c) {
-        struct epoll_event event = {.events = EPOLLIN | (blocked ? EPOLLOUT : 0u), .data.ptr = c};
-        epoll_ctl(epoll, EPOLL_CTL_MOD, c->fd, &event);
-        waiting_to_send = c;
-    }
+    if (blocked == c->blocked) return;
+    struct epoll_event event = {.events = EPOLLIN | (blocked ? EPOLLOUT : 0u), .data.ptr = c};
+    epoll_ctl(epoll, EPOLL_CTL_MOD, c->fd, &event);
+    c->blocked = blocked;
 }
 
 static void batch_begin(struct connection *c, int epoll) {
