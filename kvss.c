@@ -203,7 +203,10 @@ static void buf_consume(struct buf *b, size_t n) {
  *
  * The log is a pipe, perhaps, whose reader sleeps. Then events are lost: the service goes on. */
 
-enum { EVENT_MAX = 2048 }; /* bytes of a line; a longer one is cut and ends in "..." */
+enum {
+    EVENT_MAX = 2048, /* bytes of a line; a longer one is cut and ends in "..." */
+    WHOM_MAX = 1024,  /* of them */
+};
 
 /* For what kvss can't go on without: one line, and the end. */
 #define DIE(code, ...) (fprintf(stderr, "kvss: " __VA_ARGS__), fputc('\n', stderr), exit(code))
@@ -218,8 +221,8 @@ static void event(const char *what, const char *whom, struct str text) {
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
     size_t n = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
-    n += (size_t)snprintf(line + n, sizeof line - n, ".%03ldZ %s%s%s%s", now.tv_nsec / 1000000,
-                          what, *whom ? " " : "", whom, text.len ? " " : "");
+    n += (size_t)snprintf(line + n, sizeof line - n, ".%03ldZ %s%s%.*s%s", now.tv_nsec / 1000000,
+                          what, *whom ? " " : "", WHOM_MAX, whom, text.len ? " " : "");
     bool wide = str_is_text(text);
     for (size_t i = 1; i < text.len; i++)
         if (text.bytes[i - 1] == (char)0xC2 && (unsigned char)text.bytes[i] < 0xA0) wide = false;
@@ -805,9 +808,10 @@ static enum status command_expireat(struct request *r) {
         part = (struct str){point + 1, part.len - whole.len - 1};
         if (part.len != 3 || !expiry_number(part, 999, &ms)) return BAD_REQUEST;
     }
-    if (!expiry_number(whole, UNIXTIME_MAX, &seconds)) return BAD_REQUEST;
+    if (whole.len > UNIXTIME - 4 || !expiry_number(whole, UNIXTIME_MAX, &seconds))
+        return BAD_REQUEST;
     int64_t at = (int64_t)(seconds * 1000 + ms) - expiry_offset();
-    return expiry_start(r->store, r->key, at < 0 ? 0 : (uint64_t)at);
+    return expiry_start(r->store, r->key, at < 1 ? 1 : (uint64_t)at);
 }
 
 /* Seconds are rounded up: a key that is there has one left at least. */
@@ -1666,8 +1670,9 @@ struct promise {
 };
 
 static struct {
-    char *path, *folder; /* FILE and where it is, from the root; NULL: there is no log */
+    char *path;          /* of FILE, from the root; NULL: there is no log */
     int fd;              /* FILE, locked */
+    int folder;          /* that it's in */
     off_t size;          /* its bytes, as far as lines are whole */
     struct buf lines;    /* to be written */
     struct buf promises; /* replies that are about these lines */
@@ -1687,6 +1692,13 @@ static bool fsync_is(const char *when) { return strcmp(options[FSYNC].text, when
 static bool file_lock(int fd) {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     return fcntl(fd, F_SETLK, &lock) == 0;
+}
+
+/* Whether the file of that name is this one. */
+static bool file_is_at(const char *path, int fd) {
+    struct stat named, opened;
+    return stat(path, &named) == 0 && fstat(fd, &opened) == 0 && named.st_ino == opened.st_ino &&
+           named.st_dev == opened.st_dev;
 }
 
 /* Writes it there, over what may be there already. False: errno says why, and a part of it may be
@@ -1764,7 +1776,7 @@ static void log_fail(bool *trouble, int error) {
     char text[128];
     snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
     if (!logfile.behind && !logfile.untrusted) event("error", options[DATA].text, str_of(text));
-    *trouble = true;
+    *trouble = server.read_only = true;
     logfile.retry_at = server.now + RETRY_MS;
     promises_break();
 }
@@ -1827,10 +1839,14 @@ static void sync_wait(void) {
     sync_poll();
 }
 
-/* FILE's syncs. First, how the last one went; the next is for everysec. */
-static void log_sync(void) {
+/* How the last sync of FILE went. */
+static void log_check_sync(void) {
     if (logfile.sync_error) log_fail(&logfile.untrusted, logfile.sync_error);
     logfile.sync_error = 0;
+}
+
+/* The next one, with --fsync everysec. */
+static void log_sync(void) {
     if (!logfile.unsynced || !fsync_is("everysec") || server.now < logfile.sync_at) return;
     logfile.unsynced = false;
     logfile.sync_at = server.now + SYNC_MS;
@@ -1838,14 +1854,7 @@ static void log_sync(void) {
 }
 
 /* A file's name is on the disk when its folder is. Some systems can't sync one, and say EINVAL. */
-static bool folder_sync(void) {
-    int fd = open(logfile.folder, O_RDONLY);
-    bool synced = fd >= 0 && (fsync(fd) == 0 || errno == EINVAL);
-    int error = errno;
-    if (fd >= 0) close(fd);
-    errno = error;
-    return synced;
-}
+static bool folder_sync(void) { return fsync(logfile.folder) == 0 || errno == EINVAL; }
 
 /* When the loop has to look after the log, or NEVER. */
 static uint64_t log_next(void) {
@@ -1894,6 +1903,7 @@ enum {
 static struct {
     enum { RESTING, WRITING, COPYING, SYNCING } phase;
     bool asked;     /* by COMPACT */
+    bool heals;     /* FILE was untrusted when it began */
     uint64_t from;  /* no earlier, unless asked */
     int child;      /* a socket to it; or -1 */
     char *path;     /* FILE.new */
@@ -1903,12 +1913,23 @@ static struct {
     off_t last_end; /* of FILE, a turn ago */
 } compaction = {.child = -1, .fd = -1};
 
-/* Makes FILE.new, and locks it before it gets the name of FILE. */
+/* Makes FILE.new, and locks it before it gets the name of FILE; and the owner and rights of FILE, if we
+ * can give it these. What is there now is left of a compaction that did not end, unless another kvss
+ * has locked it. */
 static bool copy_open(void) {
+    struct stat about;
+    int left = open(compaction.path, O_RDWR);
+    bool in_use = left >= 0 && !file_lock(left);
+    if (left >= 0) close(left);
+    if (in_use) errno = EBUSY;
+    if (in_use || fstat(logfile.fd, &about) < 0) return false;
     (void)unlink(compaction.path);
     compaction.fd = open(compaction.path, O_RDWR | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
     compaction.size = 0;
-    return compaction.fd >= 0 && file_lock(compaction.fd);
+    if (compaction.fd < 0 || !file_lock(compaction.fd)) return false;
+    int owned = fchown(compaction.fd, about.st_uid, about.st_gid);
+    (void)owned; /* FILE need not be ours */
+    return fchmod(compaction.fd, about.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO)) == 0;
 }
 
 static void copy_drop(void) {
@@ -1918,8 +1939,13 @@ static void copy_drop(void) {
     compaction.fd = -1;
 }
 
-/* FILE.new, which is on the disk, becomes FILE. The folder has to be synced then. */
+/* FILE.new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has put
+ * another file in the place of FILE, that stays. */
 static bool copy_take(void) {
+    if (!file_is_at(logfile.path, logfile.fd)) {
+        errno = EEXIST;
+        return false;
+    }
     if (rename(compaction.path, logfile.path) < 0) return false;
     close(logfile.fd);
     logfile.fd = compaction.fd;
@@ -1998,6 +2024,7 @@ static void compact_begin(void) {
     int ends[2];
     pid_t parent = getpid();
     compaction.asked = false;
+    compaction.heals = logfile.untrusted;
     compaction.made_up = compaction.last_end = logfile.size;
     bool paired = copy_open() && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0;
     if (paired) compaction.child = ends[0];
@@ -2033,8 +2060,6 @@ static void compact_wait(void) {
 static bool compact_copy(off_t most) {
     static char bytes[65536];
     off_t left = logfile.size - compaction.made_up;
-    if (left > 0 && logfile.untrusted) errno = EIO;
-    if (left > 0 && logfile.untrusted) return false;
     for (left = left < most ? left : most; left > 0;) {
         size_t step = left < (off_t)sizeof bytes ? (size_t)left : sizeof bytes;
         ssize_t n = pread(logfile.fd, bytes, step, compaction.made_up);
@@ -2067,6 +2092,10 @@ static void compact_end(void) {
     long long before = logfile.size;
     int error = logfile.sync_error;
     logfile.sync_error = 0;
+    if (!error && logfile.size - compaction.made_up > COPY_STEP) {
+        compaction.phase = COPYING; /* a slow disk, and a lot has come: once more */
+        return;
+    }
     if (!error && (!compact_copy(logfile.size) || !copy_take())) error = errno;
     if (error) {
         compact_fail(strerror(error));
@@ -2096,11 +2125,15 @@ static uint64_t compact_next(void) {
     return compact_is_wanted() ? compaction.from : NEVER;
 }
 
-/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.new. */
+/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.new. A compaction that
+ * began before FILE was untrusted has copied what can't be trusted, and does not heal it. */
 static void compact_step(void) {
     sync_poll();
     if (!logfile.path || logfile.syncing) return;
-    if (compaction.phase != SYNCING) log_sync();
+    if (compaction.phase != SYNCING) log_check_sync();
+    bool in_vain = logfile.untrusted && !compaction.heals && compaction.phase != RESTING;
+    if (in_vain) compact_fail("");
+    if (compaction.phase == RESTING || compaction.phase == WRITING) log_sync();
     if (compaction.phase == WRITING) compact_wait();
     if (compaction.phase == COPYING && !logfile.syncing && !logfile.sync_error) compact_catch_up();
     if (compaction.phase == SYNCING && !logfile.syncing) compact_end();
@@ -2131,6 +2164,9 @@ static enum status command_compact(struct request *r) {
  * off. Any other bad line means that something else has gone wrong: kvss does not start; or, with
  * --repair, it moves such lines, and a torn one, to FILE.bad.
  *
+ * Meanwhile server.now is 0, so that no deadline is past: another line may put off what is past by
+ * now, and was not then.
+ *
  * Two servers on one file would ruin it. So FILE is locked; and nothing else here may open FILE and
  * close it again, since the lock would end with that. */
 
@@ -2157,23 +2193,27 @@ static char *path_join(const char *begin, const char *end) {
     return strcat(strcpy(path, begin), end);
 }
 
-/* Opens and locks FILE. The names are kept from the root on: FILE may be a symbolic link. */
+/* Opens and locks FILE. Names are kept from the root on: FILE may be a symbolic link. Its size counts
+ * only when nobody else can change it any more. */
 static void replay_open(const char *path) {
-    struct stat opened, named;
+    struct stat about;
     logfile.fd = open(path, O_RDWR | O_CREAT, S_IRUSR | S_IWUSR);
-    if (logfile.fd < 0 || fstat(logfile.fd, &opened) < 0) replay_die(path);
-    if (!S_ISREG(opened.st_mode)) DIE(EXIT_FAILURE, "%s is not a regular file", path);
+    if (logfile.fd < 0 || fstat(logfile.fd, &about) < 0) replay_die(path);
+    if (!S_ISREG(about.st_mode)) DIE(EXIT_FAILURE, "%s is not a regular file", path);
     bool locked = file_lock(logfile.fd);
     if (!locked && errno != EACCES && errno != EAGAIN) replay_die(path);
     /* If FILE is another one now, another kvss has just put it there. */
-    if (!locked || stat(path, &named) < 0 || named.st_ino != opened.st_ino)
+    if (!locked || !file_is_at(path, logfile.fd))
         DIE(EXIT_FAILURE, "%s is in use by another kvss", path);
     logfile.path = realpath(path, NULL);
-    if (!logfile.path) replay_die(path);
+    if (!logfile.path || fstat(logfile.fd, &about) < 0) replay_die(path);
+    logfile.size = about.st_size;
     compaction.path = path_join(logfile.path, ".new");
-    logfile.folder = path_join(logfile.path, "");
-    strrchr(logfile.folder, '/')[1] = '\0';
-    logfile.size = opened.st_size;
+    char *folder = path_join(logfile.path, "");
+    strrchr(folder, '/')[1] = '\0';
+    logfile.folder = open(folder, O_RDONLY);
+    if (logfile.folder < 0) replay_die(folder);
+    free(folder);
 }
 
 /* Runs a line. NULL, or what is wrong with it. That a key is not there is no reason to stop: its
@@ -2204,6 +2244,7 @@ static void replay_line(struct str line) {
     if (is_header && !str_equal(line, header))
         DIE(EXIT_FAILURE, "%s, line 1: a data file of kvss begins with '%.*s'", options[DATA].text,
             (int)header.len, header.bytes);
+    if (is_header && options[REPAIR].value && !copy_open()) replay_die(compaction.path);
     const char *wrong = is_header ? NULL : replay_run(line);
     if (wrong && !options[REPAIR].value)
         DIE(EXIT_FAILURE, "%s, line %llu: %s; --repair moves such lines to %s.bad",
@@ -2298,10 +2339,6 @@ static void replay_file(const char *path) {
     struct buf in = {NULL, 0, 0};
     ssize_t n;
     replay_open(path);
-    if (!options[REPAIR].value)
-        (void)unlink(compaction.path); /* of a compaction that did not end */
-    else if (!copy_open())
-        replay_die(compaction.path);
     do {
         if (!buf_reserve(&in, REPLAY_STEP)) replay_die(path);
         n = read(logfile.fd, in.bytes + in.len, in.size - in.len);
@@ -2309,12 +2346,15 @@ static void replay_file(const char *path) {
         in.len += (size_t)n;
         replay.read += n;
         replay_lines(&in);
+        if (replay.number == 0 && in.len >= log_header.len) break;
         if (replay_is_shown())
             fprintf(stderr, "\rkvss: replaying, %d %%", (int)(replay.read * 100 / logfile.size));
     } while (n > 0);
     replay_rest(buf_str(&in));
     if (replay.bad && options[REPAIR].value) replay_repair();
+    if (compaction.fd < 0) (void)copy_open(); /* what a compaction has left goes with it */
     copy_drop();
+    if (!fsync_is("no") && fsync(logfile.fd) < 0) replay_die(path); /* what kill -9 left unsynced */
     replay_report((double)(clock_ms() - started) / 1000);
     free(in.bytes);
     free(replay.kept.bytes);
@@ -2998,7 +3038,6 @@ int main(int argc, char **argv) {
     close(random);
     if (*options[MANAGERS].text) managers_read(options[MANAGERS].text);
     start_signals();
-    server.now = clock_ms();
     if (*options[DATA].text) replay_file(options[DATA].text);
     start_listening(LINES, options[PORT].value, "listening");
     long frames = options[FRAMES_PORT].value;

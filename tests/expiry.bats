@@ -66,7 +66,7 @@ gone() {
     serve --explain
     wrong='400 BAD_REQUEST EXPIREAT needs a key and seconds since 1970, as in 1763719200 or 1763719200.250'
     ask 'KV/1.0 PUT k v'
-    for time in 10000000000 99999999999999999999 -1 +1 1. .250 1.2 1.25 1.2500 1.-50 1.250.250 1,250 1e3 x ' 1' '1 '; do
+    for time in 10000000000 00000000001 99999999999999999999 -1 +1 1. .250 1.2 1.25 1.2500 1.-50 1.250.250 1,250 1e3 x ' 1' '1 '; do
         replies "KV/1.0 EXPIREAT k $time" "$wrong"
     done
     replies 'KV/1.0 EXPIREAT k' "$wrong" \
