@@ -1,5 +1,6 @@
 # make             build kvss and kvss_client
 # make test        run the tests
+# make bench       measure it beside other servers, in some six minutes; QUICK=1 only checks the replies
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
@@ -40,6 +41,9 @@ test: all
 	@command -v bats >/dev/null || { echo 'make test needs bats: apt-get install bats' >&2; exit 1; }
 	bats tests/
 
+bench: kvss
+	@QUICK='$(QUICK)' OUT='$(OUT)' tests/bench/run.bash
+
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
@@ -48,4 +52,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test clean install always
+.PHONY: all test bench clean install always

@@ -152,6 +152,11 @@ static bool str_has_control(struct str s) {
  * a lower maximum after ED (surrogates belong to UTF-16) and after F4 (U+10FFFF is the last). */
 static bool str_is_text(struct str s) {
     const unsigned char *p = (const unsigned char *)s.bytes, *end = p + s.len;
+    const uint64_t ones = UINT64_MAX / 255, highs = ones << 7; /* 01 or 80 in each byte */
+    for (uint64_t word; end - p >= 8; p += 8) { /* most text is ASCII: eight bytes at once */
+        memcpy(&word, p, 8);
+        if ((word | (word - ones)) & highs) break;
+    }
     while (p < end) {
         unsigned char lead = *p++;
         if (lead < 0x80 && lead != 0) continue;
@@ -1735,8 +1740,8 @@ static void log_set_read_only(void) {
 /* The request has been run. If it has changed the store, its line is to be written, and its reply,
  * which begins at reply_at in the client's out buffer, is a promise. */
 static void log_append(const struct request *r, enum status status, size_t reply_at) {
-    bool done = statuses[status].bytes[0] == '2' && r->command->logged_as;
-    if (!logfile.path || !done || r->store != &store) return;
+    if (!logfile.path || statuses[status].bytes[0] != '2') return;
+    if (!r->command->logged_as || r->store != &store) return;
     struct promise promise = {r->client, reply_at};
     log_line(&logfile.lines, r->command->logged_as, r->key, r->value);
     buf_append(&logfile.promises, (struct str){(char *)&promise, sizeof promise});
@@ -2762,6 +2767,7 @@ static bool loop_finishes(const struct client *c) {
 /* Chooses the clients for this turn: those that were busy just now or, each LOOK_MS, all. */
 static void loop_attend(void) {
     int busy = 0;
+    server.now = clock_ms(); /* the last turn may have been a long one */
     for (int i = 0; i < attended.len; i++) {
         const struct client *c = &clients[attended.fds[i]];
         if (client_is_busy(c)) attended.fds[busy++] = client_fd(c);

@@ -31,9 +31,10 @@ ulimit -n "$(ulimit -H -n)"
 
 # server COMMAND...: starts one, pinned. Sets PID.
 server() {
-    taskset -c "$SERVER_CORE" "$@" >"$WORK/log.$#.${#SERVERS[@]}" 2>&1 </dev/null &
+    LOG=$WORK/log.${#SERVERS[@]}
+    : >"$LOG"
+    taskset -c "$SERVER_CORE" "$@" >"$LOG" 2>&1 </dev/null &
     PID=$!
-    LOG=$WORK/log.$#.${#SERVERS[@]}
     SERVERS+=("$PID")
 }
 
@@ -51,7 +52,8 @@ free_port() {
     wait "$PID"
 }
 
-# start_redis OPTION...: as its manual says for a cache: no snapshots. Sets PID and PORT.
+# start_redis [OPTION...]: without snapshots. Sets PID and PORT.
+# shellcheck disable=SC2120 # others pass some
 start_redis() {
     free_port
     server redis-server --port "$PORT" --bind 127.0.0.1 --save '' --dir "$WORK" "$@"
