@@ -264,7 +264,7 @@ enum {
     TABLES = 256,
     TABLE_MIN = 8, /* slots to begin with */
     KEY_MAX = 250, /* bytes; entry.key_len has to hold it */
-    BATCH = 32,    /* keys that are touched together */
+    BATCH = 64,    /* keys that are touched together */
 };
 
 struct entry { /* one allocation, sized exactly */
@@ -1898,8 +1898,9 @@ static bool log_close(void) {
  * freed, 20 ms for 60 MB. */
 
 enum {
-    COMPACT_MIN = 1 << 20,  /* bytes of a file that is not worth the trouble */
-    COMPACT_REST_MS = 1000, /* after one: else a small store that changes a lot has no other work */
+    COMPACT_MIN = 1 << 20,    /* bytes of a file that is not worth the trouble */
+    COMPACT_REST_MS = 1000,   /* from one to the next, at least, and ... */
+    COMPACT_REST = 10,        /* times what it took: where much changes, it would never rest */
     COMPACT_PAUSE_MS = 10000, /* after one that failed */
     COMPACT_NICE = 10,        /* of the child: beside a busy kvss, it gets a tenth of a processor */
     COPY_STEP = 1 << 20,      /* bytes appended to FILE.new in a turn */
@@ -1909,7 +1910,8 @@ static struct {
     enum { RESTING, WRITING, COPYING, SYNCING } phase;
     bool asked;     /* by COMPACT */
     bool heals;     /* FILE was untrusted when it began */
-    uint64_t from;  /* no earlier, unless asked */
+    uint64_t began; /* the last one */
+    uint64_t from;  /* the next: no earlier, unless asked */
     int child;      /* a socket to it; or -1 */
     char *path;     /* FILE.new */
     int fd;         /* the same, locked; or -1 */
@@ -2030,6 +2032,7 @@ static void compact_begin(void) {
     pid_t parent = getpid();
     compaction.asked = false;
     compaction.heals = logfile.untrusted;
+    compaction.began = server.now;
     compaction.made_up = compaction.last_end = logfile.size;
     bool paired = copy_open() && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0;
     if (paired) compaction.child = ends[0];
@@ -2109,7 +2112,8 @@ static void compact_end(void) {
     close(compaction.child);
     compaction.child = -1;
     compaction.phase = RESTING;
-    compaction.from = server.now + COMPACT_REST_MS;
+    uint64_t rest = (server.now - compaction.began) * COMPACT_REST;
+    compaction.from = server.now + (rest > COMPACT_REST_MS ? rest : COMPACT_REST_MS);
     logfile.unsynced = !fsync_is("always");
     snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
     event("compact", options[DATA].text, str_of(text));
@@ -2784,7 +2788,6 @@ static void loop_attend(void) {
 /* Puts what there is to wait for in the sets. Returns until when, or NEVER. */
 static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     uint64_t until = server.stop_by ? server.stop_by : NEVER;
-    if (attended.some && attended.len == server.clients) until = server.now;
     if (expiry_next(&store) < until) until = expiry_next(&store);
     if (log_next() < until) until = log_next();
     if (compact_next() < until) until = compact_next();
@@ -2831,28 +2834,32 @@ static void loop_tick(bool on) {
 
 static void on_alarm(int signal) { (void)signal; }
 
-static void loop_wait(fd_set *readable, fd_set *writable) {
+/* False: there is nothing to do. */
+static bool loop_wait(fd_set *readable, fd_set *writable) {
     loop_attend();
     loop_tick(attended.some);
+    bool look = attended.some && attended.len == server.clients; /* at all, and go on with some */
     uint64_t until = loop_watch(readable, writable);
-    uint64_t ms = until > server.now ? until - server.now : 0;
+    uint64_t ms = until > server.now && !look ? until - server.now : 0;
     struct timespec wait = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
-    struct timespec *limit = until == NEVER ? NULL : &wait;
+    struct timespec *limit = until == NEVER && !look ? NULL : &wait;
     int top = server.top;
     for (int wire = 0; wire < WIRES; wire++)
         if (server.listeners[wire] > top) top = server.listeners[wire];
-    if (pselect(top + 1, readable, writable, NULL, limit, &server.signals) < 0) {
+    int ready = pselect(top + 1, readable, writable, NULL, limit, &server.signals);
+    if (ready < 0) {
         if (errno != EINTR) DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
         FD_ZERO(readable);
         FD_ZERO(writable);
     }
     server.now = clock_ms();
     loop_look_for_signals();
+    return ready > 0 || server.now >= until || server.stopping;
 }
 
 static void loop_turn(void) {
     fd_set readable, writable;
-    loop_wait(&readable, &writable);
+    if (!loop_wait(&readable, &writable)) return;
     server.slow = false;
     for (int wire = 0; wire < WIRES; wire++)
         if (server.listeners[wire] >= 0 && FD_ISSET(server.listeners[wire], &readable))
