@@ -222,6 +222,20 @@ described_in() {
     done <"$BATS_TEST_TMPDIR/verbs"
 }
 
+@test "docs/performance.md has the tables that its numbers give" {
+    same page "$(cat "$ROOT/docs/performance.md")" "$("$ROOT/tests/bench/page.bash" --print)"
+    grep -q '^| 50 clients, depth 100 | redis | throughput | [0-9]' "$ROOT/docs/performance.md"
+}
+
+@test "functions that the pages name are in kvss.c" {
+    # shellcheck disable=SC2016 # these are backquotes of Markdown
+    grep -o '`[a-z]*_[a-z_]*()`' "$ROOT"/docs/*.md | sed 's/.*`\(.*\)()`/\1/' | sort -u >"$BATS_TEST_TMPDIR/functions"
+    [ -s "$BATS_TEST_TMPDIR/functions" ]
+    while read -r function; do
+        grep -q "^static .*\b$function(" "$ROOT/kvss.c" || { echo "$function() is not in kvss.c" >&2; false; }
+    done <"$BATS_TEST_TMPDIR/functions"
+}
+
 @test "make install puts programs and pages in place, and they work there" {
     make -s -C "$COPY" install PREFIX=/opt/kvss DESTDIR="$BATS_TEST_TMPDIR/root"
     cd "$BATS_TEST_TMPDIR/root/opt/kvss"

@@ -10,8 +10,8 @@ SERVERS=()
 
 finish() {
     local pid
-    for pid in "${SERVERS[@]}"; do kill "$pid" 2>/dev/null; done
-    wait 2>/dev/null
+    for pid in "${SERVERS[@]}"; do kill "$pid" 2>/dev/null || :; done
+    wait 2>/dev/null || :
     rm -rf "$WORK"
 }
 trap finish EXIT

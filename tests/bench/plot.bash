@@ -60,19 +60,21 @@ END
 draw depth 'set title "Requests a second: 50 clients, by depth of the pipeline"
 set logscale xy
 set xlabel "requests sent before the replies are waited for"
+set xrange [1:280]
 set xtics (1, 2, 4, 8, 16, 32, 64, 128, 256)
 set format y "%.0s%c"' 1:2
 draw active 'set title "CPU time of the server for a request: all clients active, depth 1"
 set yrange [0:*]
 set xlabel "clients"
 set ylabel "us"
-set key bottom right' '1:($2/1000)'
+set key top right' '1:($2/1000)'
 draw idle 'set title "CPU time of the server for a request: one client active, the others idle"
 set yrange [0:*]
 set xlabel "clients"
 set ylabel "us"' '1:($2/1000)'
 draw waits 'set title "How long a client waits: 50 clients, depth 1"
 set logscale y
+set xlabel "percent of the batches that wait no longer"
 set ylabel "us"
 set xrange [-0.3:3.3]' '0:2:xtic(1)'
 }

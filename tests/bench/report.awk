@@ -24,10 +24,7 @@ function ratio(what, work, server,    i, values) {
 
 function number(x) {
     x = sprintf("%d", x)
-    while (x ~ /[0-9][0-9][0-9][0-9]/ && match(x, /[0-9][0-9][0-9](,|$)/)) {
-        while (match(x, /^[0-9]+[0-9][0-9][0-9]/)) { RLENGTH -= 3; x = substr(x, 1, RLENGTH) "," substr(x, RLENGTH + 1) }
-        break
-    }
+    while (match(x, /^[0-9]+[0-9][0-9][0-9]/)) x = substr(x, 1, RLENGTH - 3) "," substr(x, RLENGTH - 2)
     return x
 }
 
@@ -56,15 +53,15 @@ END {
     row("1,000,000 keys held", "redis", "memory", ratio(kb, "fill", "redis"), "0.7 or less")
     row("growing to 1,000,000 keys", "redis", "longest wait", ratio(longest, "fill", "redis"), "1 or less")
     print ""
-    print "| work | server | requests a second | CPU each, ns | median, us | 99 % | 99.9 % | longest |"
-    print "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    print "| work | server | requests a second | kvss / it | CPU each, ns | median, us | 99 % | 99.9 % | longest |"
+    print "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     works = "50 clients, depth 100;50 clients, depth 16;1 client, depth 100;50 clients, depth 1;900 clients, depth 1;1 client, 900 idle"
     count = split(works, list, ";")
     servers = split("kvss redis memcached python floor", names, " ")
     for (i = 1; i <= count; i++)
         for (j = 1; j <= servers; j++) {
             w = list[i]; s = names[j]
-            if (n[w, s]) printf "| %s | %s | %s | %s | %s | %s | %s | %s |\n", w, s, number(middle(ops, w, s)), number(middle(cpu, w, s)),
+            if (n[w, s]) printf "| %s | %s | %s | %.2f | %s | %s | %s | %s | %s |\n", w, s, number(middle(ops, w, s)), ratio(ops, w, s), number(middle(cpu, w, s)),
                 number(middle(p50, w, s)), number(middle(p99, w, s)), number(middle(p999, w, s)), number(middle(longest, w, s))
         }
 }
