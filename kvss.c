@@ -432,10 +432,10 @@ static unsigned store_touch(const struct store *st, const struct str *keys, size
     }
     for (size_t i = 0; i < n; i++)
         if (entries[i]) sum += entries[i]->key_len;
-    for (size_t i = 0; i < n; i++)
-        if (entries[i])
-            sum +=
-                (unsigned char)entries[i]->bytes[entries[i]->key_len + entries[i]->value_len - 1];
+    for (size_t i = 0; i < n; i++) { /* its end may be in the next piece */
+        const struct entry *e = entries[i];
+        if (e) sum += (unsigned char)e->bytes[e->key_len + e->value_len - 1];
+    }
     return sum;
 }
 
@@ -1970,8 +1970,9 @@ static off_t compact_size(void) {
     return (off_t)size;
 }
 
-/* The rest of this page is the child's. It says how it went, an errno or 0, and waits for the end of the
- * stream, which comes when kvss has closed FILE; so the child is the last to close that. */
+/* From here to compact_child(), all is the child's. It says how it went, an errno or 0, and waits for
+ * the end of the stream, which comes when kvss has closed FILE; so the child is the last to close
+ * that. */
 static void compact_report(int kvss, int error) {
     if (write(kvss, &error, sizeof error) == sizeof error)
         while (read(kvss, &error, sizeof error) > 0) continue;
@@ -2150,7 +2151,8 @@ static void compact_step(void) {
     if (compaction.phase == RESTING && in_time && compact_is_wanted()) compact_begin();
 }
 
-/* At the end of kvss: what is not done by then is not needed. */
+/* At the end of kvss: what is not done by then is not needed. A child that still writes will see that
+ * kvss is gone. */
 static void compact_stop(void) {
     if (compaction.phase == SYNCING) {
         sync_wait();
