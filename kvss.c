@@ -141,8 +141,22 @@ static bool str_field(struct str *rest, struct str *field) {
 /* What RFC 5234 calls CTL: %x00-1F and %x7F. */
 static bool is_control(char byte) { return (unsigned char)byte < 0x20 || byte == 0x7F; }
 
+/* How many bytes at its start are printable ASCII, or fewer: it looks at eight at once, as a word; the
+ * last one overlaps. A byte's high bit is set in word - n * ones if the byte is less than n, or one
+ * before it was; xor with 7F makes 7F 0. (Warren, Hacker's Delight, section 6-1.) */
+static size_t str_printable(struct str s) {
+    const uint64_t ones = UINT64_MAX / 255, highs = ones << 7; /* 01 or 80 in each byte */
+    size_t i = 0;
+    for (uint64_t word; i < s.len && s.len >= sizeof word; i += sizeof word) {
+        size_t last = s.len - sizeof word;
+        memcpy(&word, s.bytes + (i < last ? i : last), sizeof word);
+        if ((word | (word - 0x20 * ones) | ((word ^ 0x7F * ones) - ones)) & highs) return i;
+    }
+    return i < s.len ? i : s.len;
+}
+
 static bool str_has_control(struct str s) {
-    for (size_t i = 0; i < s.len; i++)
+    for (size_t i = str_printable(s); i < s.len; i++)
         if (is_control(s.bytes[i])) return true;
     return false;
 }
@@ -152,11 +166,7 @@ static bool str_has_control(struct str s) {
  * a lower maximum after ED (surrogates belong to UTF-16) and after F4 (U+10FFFF is the last). */
 static bool str_is_text(struct str s) {
     const unsigned char *p = (const unsigned char *)s.bytes, *end = p + s.len;
-    const uint64_t ones = UINT64_MAX / 255, highs = ones << 7; /* 01 or 80 in each byte */
-    for (uint64_t word; end - p >= 8; p += 8) { /* most text is ASCII: eight bytes at once */
-        memcpy(&word, p, 8);
-        if ((word | (word - ones)) & highs) break;
-    }
+    p += str_printable(s);
     while (p < end) {
         unsigned char lead = *p++;
         if (lead < 0x80 && lead != 0) continue;
