@@ -127,6 +127,13 @@ static bool str_equal(struct str a, struct str b) {
     return a.len == b.len && memcmp(a.bytes, b.bytes, b.len) == 0;
 }
 
+/* As a rule the first byte is another: then strlen() and memcmp() would take longer. */
+static bool str_is(struct str s, const char *text) {
+    size_t i = 0;
+    while (i < s.len && text[i] && text[i] == s.bytes[i]) i++;
+    return i == s.len && !text[i];
+}
+
 /* Cuts the first field off rest, with the space after it. False: there was no space, and field is
  * the last one, all of rest. After "GET " comes one more field, an empty one; after "GET" none. */
 static bool str_field(struct str *rest, struct str *field) {
@@ -135,6 +142,13 @@ static bool str_field(struct str *rest, struct str *field) {
     if (!space) return false;
     field->len = (size_t)(space - rest->bytes);
     *rest = (struct str){space + 1, rest->len - field->len - 1};
+    return true;
+}
+
+/* Takes the prefix off the start, if it's there. */
+static bool str_skip(struct str *s, struct str prefix) {
+    if (s->len < prefix.len || memcmp(s->bytes, prefix.bytes, prefix.len) != 0) return false;
+    *s = (struct str){s->bytes + prefix.len, s->len - prefix.len};
     return true;
 }
 
@@ -418,30 +432,23 @@ static struct slot *store_find(struct store *st, uint64_t hash, struct str key) 
     return table_find(t, (uint32_t)hash, key);
 }
 
-/* Looks at what the searches for these keys will look at. A piece of memory that was not used lately
- * takes a tenth of a microsecond to come; for many that don't depend on each other the processor
+/* Looks at what the searches for keys of these hashes will look at. A piece of memory that was not used
+ * lately takes a tenth of a microsecond to come; for many that don't depend on each other the processor
  * waits once, where the searches would wait one after the other. The sum makes the compiler look. */
-static unsigned store_touch(const struct store *st, const struct str *keys, size_t n) {
+static unsigned store_touch(const struct store *st, const uint64_t *hashes, size_t n) {
     const struct table *tables[BATCH];
     const struct entry *entries[BATCH];
-    uint32_t hashes[BATCH];
     unsigned sum = 0;
     for (size_t i = 0; i < n; i++) {
-        uint64_t hash = store_hash(keys[i]);
-        tables[i] = &st->tables[hash >> 56];
-        hashes[i] = (uint32_t)hash;
+        const struct table *t = tables[i] = &st->tables[hashes[i] >> 56];
+        if (t->size) sum += t->slots[table_home(t, (uint32_t)hashes[i])].hash;
     }
-    for (size_t i = 0; i < n; i++)
-        if (tables[i]->size) sum += tables[i]->slots[table_home(tables[i], hashes[i])].hash;
     for (size_t i = 0; i < n; i++) {
         const struct table *t = tables[i];
-        uint32_t at = t->size ? table_home(t, hashes[i]) : 0;
-        while (t->size && t->slots[at].entry && t->slots[at].hash != hashes[i])
-            at = table_next(t, at);
+        uint32_t hash = (uint32_t)hashes[i], at = t->size ? table_home(t, hash) : 0;
+        while (t->size && t->slots[at].entry && t->slots[at].hash != hash) at = table_next(t, at);
         entries[i] = t->size ? t->slots[at].entry : NULL;
     }
-    for (size_t i = 0; i < n; i++)
-        if (entries[i]) sum += entries[i]->key_len;
     for (size_t i = 0; i < n; i++) { /* its end may be in the next piece */
         const struct entry *e = entries[i];
         if (e) sum += (unsigned char)e->bytes[e->key_len + e->value_len - 1];
@@ -450,8 +457,8 @@ static unsigned store_touch(const struct store *st, const struct str *keys, size
 }
 
 /* False: there is no such key. The value is good until the store changes. */
-static bool store_get(struct store *st, struct str key, struct str *value) {
-    struct slot *s = store_find(st, store_hash(key), key);
+static bool store_get(struct store *st, uint64_t hash, struct str key, struct str *value) {
+    struct slot *s = store_find(st, hash, key);
     if (!s || !s->entry) return false;
     *value = (struct str){s->entry->bytes + s->entry->key_len, s->entry->value_len};
     return true;
@@ -461,8 +468,7 @@ enum stored { STORED_NEW, STORED_OVER, NOT_STORED };
 
 /* NOT_STORED: out of memory, and the store is as it was. From three quarters full on, searches get
  * long and a table grows; if it can't, it still serves until one empty slot is left. */
-static enum stored store_put(struct store *st, struct str key, struct str value) {
-    uint64_t hash = store_hash(key);
+static enum stored store_put(struct store *st, uint64_t hash, struct str key, struct str value) {
     struct table *t = &st->tables[hash >> 56];
     struct slot *s = store_find(st, hash, key);
     bool added = !s || !s->entry;
@@ -491,8 +497,7 @@ static enum stored store_put(struct store *st, struct str key, struct str value)
 }
 
 /* False: there is no such key. */
-static bool store_del(struct store *st, struct str key) {
-    uint64_t hash = store_hash(key);
+static bool store_del(struct store *st, uint64_t hash, struct str key) {
     struct slot *s = store_find(st, hash, key);
     if (!s || !s->entry) return false;
     store_remove(st, &st->tables[hash >> 56], s);
@@ -631,25 +636,28 @@ static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; 
 
 struct request {
     struct client *client;
-    struct command *command; /* that the verb names, or NULL */
     struct store *store;     /* the client's, or with MANAGE another's */
+    struct str line;         /* without its end */
+    struct command *command; /* that the verb names, or NULL */
     struct str key, value;   /* the arguments; one that was not given is empty */
+    uint64_t hash;           /* of the key */
+    enum status status;      /* for the reply; OK: nothing is wrong so far */
     struct str data;         /* for the reply; good until the store changes */
     struct str reason;       /* why it's refused, in words; else empty */
     bool close;              /* close the connection after the reply */
 };
 
 static enum status command_put(struct request *r) {
-    enum stored stored = store_put(r->store, r->key, r->value);
+    enum stored stored = store_put(r->store, r->hash, r->key, r->value);
     return stored == NOT_STORED ? SERVER_ERROR : stored == STORED_NEW ? CREATED : OK;
 }
 
 static enum status command_get(struct request *r) {
-    return store_get(r->store, r->key, &r->data) ? OK : NOT_FOUND;
+    return store_get(r->store, r->hash, r->key, &r->data) ? OK : NOT_FOUND;
 }
 
 static enum status command_del(struct request *r) {
-    return store_del(r->store, r->key) ? NO_CONTENT : NOT_FOUND;
+    return store_del(r->store, r->hash, r->key) ? NO_CONTENT : NOT_FOUND;
 }
 
 static enum status command_stats(struct request *r); /* below the table, whose counts it shows */
@@ -779,8 +787,9 @@ static bool expiry_number(struct str digits, uint64_t most, uint64_t *number) {
 }
 
 /* The key gets this deadline, in place of any that it had. */
-static enum status expiry_start(struct store *st, struct str key, uint64_t at) {
-    struct slot *s = store_find(st, store_hash(key), key);
+static enum status expiry_start(struct request *r, uint64_t at) {
+    struct store *st = r->store;
+    struct slot *s = store_find(st, r->hash, r->key);
     if (!s || !s->entry) return NOT_FOUND;
     bool again = s->entry->expires;
     if (!again && !expiry_begin(st, s)) return SERVER_ERROR;
@@ -814,7 +823,7 @@ static enum status command_expire(struct request *r) {
     if (!expiry_number(r->value, EXPIRY_MAX, &seconds) || seconds < 1) return BAD_REQUEST;
     uint64_t at = server.now + seconds * 1000;
     r->value = expiry_text(at);
-    return expiry_start(r->store, r->key, at);
+    return expiry_start(r, at);
 }
 
 /* A time of day that is past is a deadline as well: the key is gone. */
@@ -830,13 +839,13 @@ static enum status command_expireat(struct request *r) {
     if (whole.len > UNIXTIME - 4 || !expiry_number(whole, UNIXTIME_MAX, &seconds))
         return BAD_REQUEST;
     int64_t at = (int64_t)(seconds * 1000 + ms) - expiry_offset();
-    return expiry_start(r->store, r->key, at < 1 ? 1 : (uint64_t)at);
+    return expiry_start(r, at < 1 ? 1 : (uint64_t)at);
 }
 
 /* Seconds are rounded up: a key that is there has one left at least. */
 static enum status command_ttl(struct request *r) {
     static char text[24];
-    struct slot *s = store_find(r->store, store_hash(r->key), r->key);
+    struct slot *s = store_find(r->store, r->hash, r->key);
     if (!s || !s->entry) return NOT_FOUND;
     r->data = STR("-1");
     if (!s->entry->expires) return OK;
@@ -918,7 +927,7 @@ static const char *manager_add(const char *line) {
     if (!again || again[0] == '*' || strlen(again) != strlen(hash))
         return "not a hash of crypt(3); openssl passwd -6 prints one";
     for (struct manager *m = managers; m; m = m->next)
-        if (str_equal(name, str_of(m->name))) return "that name was there before";
+        if (str_is(name, m->name)) return "that name was there before";
     struct manager *m = malloc(sizeof *m);
     char *copy = strdup(line);
     if (!m || !copy) return "out of memory";
@@ -956,7 +965,7 @@ static bool manager_check(struct str name, struct str password) {
     char text[PASSWORD_MAX + 1];
     struct manager *m = managers, *known = managers;
     if (!managers) return false;
-    while (known && !str_equal(name, str_of(known->name))) known = known->next;
+    while (known && !str_is(name, known->name)) known = known->next;
     for (uint64_t i = store_hash(name) % managers_count; i > 0; i--) m = m->next;
     if (known) m = known;
     memcpy(text, password.bytes, password.len);
@@ -1044,10 +1053,7 @@ struct pattern {
 
 /* Reads the text, if it comes next. */
 static bool pattern_take(struct pattern *p, const char *text) {
-    size_t len = strlen(text);
-    if (p->rest.len < len || memcmp(p->rest.bytes, text, len) != 0) return false;
-    p->rest = (struct str){p->rest.bytes + len, p->rest.len - len};
-    return true;
+    return str_skip(&p->rest, str_of(text));
 }
 
 /* Whether one of these comes next. */
@@ -1534,20 +1540,21 @@ static struct command {
 
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
+/* Why it's refused. A reason that is there already comes first. */
 static enum status request_bad(struct request *r, const char *reason) {
-    r->reason = str_of(reason);
+    if (!r->reason.len) r->reason = str_of(reason);
     return BAD_REQUEST;
 }
 
 static struct command *request_command(struct str verb) {
     for (struct command *c = commands; c < commands + COMMANDS; c++)
-        if (str_equal(verb, str_of(c->verb))) return c;
+        if (str_is(verb, c->verb)) return c;
     return NULL;
 }
 
 static enum status command_stats(struct request *r) {
     static char text[1024];
-    if (r->key.len && !str_equal(r->key, STR("all"))) return BAD_REQUEST;
+    if (r->key.len && !str_is(r->key, "all")) return BAD_REQUEST;
     unsigned long long uptime = (server.now - server.started) / 1000, memory = r->store->bytes;
     for (int i = 0; i < TABLES; i++) memory += r->store->tables[i].size * sizeof(struct slot);
     char *p = text;
@@ -1583,7 +1590,9 @@ static enum status request_arguments(struct request *r, bool more, struct str re
     else if (command->kind == ON_MAILBOX && command->run != command_list &&
              memchr(r->key.bytes, ',', r->key.len))
         wrong = "a user's name has no comma";
-    return wrong ? request_bad(r, wrong) : OK;
+    if (wrong) return request_bad(r, wrong);
+    r->hash = store_hash(r->key);
+    return OK;
 }
 
 /* The arguments are checked. What changes the shared store is not run if it can't be logged. */
@@ -1607,56 +1616,59 @@ static enum status command_manage(struct request *r) {
     return request_execute(r);
 }
 
-static struct request request_from(struct client *c) {
-    struct str none = STR("");
-    return (struct request){
-        .client = c, .store = c->store, .key = none, .value = none, .data = none, .reason = none};
+/* A request of which nothing but the line is known. */
+static void request_begin(struct request *r, struct client *c, struct str line) {
+    r->client = c;
+    r->store = c->store;
+    r->line = line;
+    r->command = NULL;
+    r->key = r->value = r->data = r->reason = STR("");
+    r->hash = 0;
+    r->status = OK;
+    r->close = false;
 }
 
 /* Cuts the line, and compares it with the table. OK: its command can be run. */
-static enum status request_parse(struct request *r, struct str line) {
-    struct str version, verb = STR(""), rest = line;
-    bool has_verb = str_field(&rest, &version);
-    if (!str_equal(version, STR("KV/1.0"))) {
+static enum status request_parse(struct request *r) {
+    struct str rest = r->line, verb;
+    bool has_version = str_skip(&rest, STR("KV/1.0")) && (!rest.len || str_skip(&rest, STR(" ")));
+    if (!has_version) {
         r->reason = STR("a request begins with KV/1.0 and a space");
         return UPGRADE;
     }
-    bool more = has_verb && str_field(&rest, &verb);
+    bool more = str_field(&rest, &verb);
     r->command = request_command(verb);
-    bool for_managers = r->command && r->command->kind == FOR_MANAGERS;
-    if (for_managers && !r->client->manager) return FORBIDDEN;
-    if (!str_is_text(line)) return request_bad(r, "the line is not UTF-8, or has a NUL in it");
-    if (!has_verb) return request_bad(r, "the verb is missing");
+    if (!str_is_text(r->line)) return request_bad(r, "the line is not UTF-8, or has a NUL in it");
+    if (!verb.len) return request_bad(r, "the verb is missing");
     if (!r->command) return request_bad(r, "there is no such verb; verbs are upper case");
     return request_arguments(r, more, rest);
 }
 
-static enum status request_run(struct request *r, struct str line) {
-    enum status status = request_parse(r, line);
+/* What was found wrong with the line decides, unless it's nothing that this client may ask for. */
+static enum status request_run(struct request *r) {
     struct command *command = r->command;
-    if (command) command->count++;
-    if (status == OK) status = request_execute(r);
-    return status == BAD_REQUEST && !r->reason.len ? request_bad(r, command->reason) : status;
+    if (!command) return r->status;
+    command->count++;
+    if (command->kind == FOR_MANAGERS && !r->client->manager) {
+        r->reason = STR("");
+        return FORBIDDEN;
+    }
+    enum status status = r->status == OK ? request_execute(r) : r->status;
+    return status == BAD_REQUEST ? request_bad(r, command->reason) : status;
 }
 
 /* Of those that take milliseconds, a turn of the loop runs one, whoever asks for more. */
-static bool request_is_slow(struct str line) {
-    struct str version, verb = STR(""), rest = line;
-    if (str_field(&rest, &version)) str_field(&rest, &verb);
-    struct command *command = request_command(verb);
-    return command && (command->run == command_list || command->run == command_auth);
+static bool request_is_slow(const struct request *r) {
+    return r->command && (r->command->run == command_list || r->command->run == command_auth);
 }
 
 /* What of a line may be logged. A password must not be, even if what came before it is misspelt, or
  * another command: so where there are managers, it's the verb alone, if that is one. */
-static struct str request_shown(struct str line) {
-    struct str version, verb = STR(""), rest = line;
-    if (str_field(&rest, &version)) str_field(&rest, &verb);
-    struct command *command = request_command(verb);
-    bool is_auth = command && command->run == command_auth;
-    if (!managers && !is_auth) return line;
-    if (!command || !str_equal(version, STR("KV/1.0"))) return STR("(not shown)");
-    return (struct str){line.bytes, version.len + 1 + verb.len};
+static struct str request_shown(const struct request *r) {
+    bool is_auth = r->command && r->command->run == command_auth;
+    if (!managers && !is_auth) return r->line;
+    if (!r->command) return STR("(not shown)");
+    return (struct str){r->line.bytes, strlen("KV/1.0 ") + strlen(r->command->verb)};
 }
 
 /* == 12. Log ======================================================================================
@@ -1753,8 +1765,8 @@ static void log_set_read_only(void) {
 
 /* The request has been run. If it has changed the store, its line is to be written, and its reply,
  * which begins at reply_at in the client's out buffer, is a promise. */
-static void log_append(const struct request *r, enum status status, size_t reply_at) {
-    if (!logfile.path || statuses[status].bytes[0] != '2') return;
+static void log_append(const struct request *r, size_t reply_at) {
+    if (!logfile.path || statuses[r->status].bytes[0] != '2') return;
     if (!r->command->logged_as || r->store != &store) return;
     struct promise promise = {r->client, reply_at};
     log_line(&logfile.lines, r->command->logged_as, r->key, r->value);
@@ -2245,9 +2257,10 @@ static void replay_open(const char *path) {
  * deadline may be past by now. */
 static const char *replay_run(struct str line) {
     static struct client nobody = {.store = &store};
-    struct request r = request_from(&nobody);
+    struct request r;
     if (line.len >= REQUEST_MAX) return "the line is longer than 65536 bytes";
-    (void)request_parse(&r, line);
+    request_begin(&r, &nobody, line);
+    (void)request_parse(&r);
     if (r.reason.len) return r.reason.bytes;
     const char *verb = r.command->verb, *logged_as = r.command->logged_as;
     if (!logged_as || strcmp(logged_as, verb) != 0) return "it's no PUT, DEL or EXPIREAT";
@@ -2427,9 +2440,10 @@ static bool frame_append(struct buf *out, const char *verb, struct str text) {
 }
 
 /* The caller has reserved FRAME_SIZE. */
-static void frame_reply(struct buf *out, const struct request *r, enum status status) {
-    bool done = statuses[status].bytes[0] == '2', is_list = done && r->command->run == command_list;
-    bool wrong = status == BAD_REQUEST || status == SERVER_ERROR;
+static void frame_reply(struct buf *out, const struct request *r) {
+    bool done = statuses[r->status].bytes[0] == '2';
+    bool is_list = done && r->command->run == command_list;
+    bool wrong = r->status == BAD_REQUEST || r->status == SERVER_ERROR;
     const char *verb = is_list ? "list" : done ? "ok" : wrong ? "error" : "notok";
     bool has_text = is_list || wrong;
     if (!frame_append(out, verb, has_text ? r->data : STR(""))) frame_append(out, "error", STR(""));
@@ -2501,26 +2515,34 @@ static void client_quit(struct client *c) {
     c->phase = QUITTING;
 }
 
-/* Runs a line and appends the reply. If there is a reason, it's not run: 400. */
-static void client_answer(struct client *c, struct str line, const char *reason) {
-    struct request r = request_from(c);
-    r.reason = str_of(reason);
+/* Runs a request and appends the reply. */
+static void client_answer(struct client *c, struct request *r) {
     server.served++;
     c->active = server.now;
-    if (options[VERBOSE].value) event("request", c->name, request_shown(line));
-    enum status status = *reason ? BAD_REQUEST : request_run(&r, line);
-    if (r.reason.len) client_event(c, "bad", r.reason);
-    if (r.reason.len && options[EXPLAIN].value) r.data = r.reason;
+    if (options[VERBOSE].value) event("request", c->name, request_shown(r));
+    r->status = request_run(r);
+    if (r->reason.len) client_event(c, "bad", r->reason);
+    if (r->reason.len && options[EXPLAIN].value) r->data = r->reason;
     size_t before = c->out.len;
     if (c->wire == FRAMES)
-        frame_reply(&c->out, &r, status);
+        frame_reply(&c->out, r);
     else
-        reply(&c->out, status, r.data);
-    log_append(&r, status, before);
+        reply(&c->out, r->status, r->data);
+    log_append(r, before);
     struct str sent = {c->out.bytes + before, c->out.len - before - 1};
-    if (c->wire == FRAMES || managers) sent = statuses[status]; /* data may be a password, too */
+    if (c->wire == FRAMES || managers) sent = statuses[r->status]; /* data may be a password, too */
     if (options[VERBOSE].value) event("reply", c->name, sent);
-    if (r.close) client_quit(c);
+    if (r->close) client_quit(c);
+}
+
+/* 400, whatever the line says. */
+static void client_refuse(struct client *c, struct str line, const char *reason) {
+    struct request r;
+    request_begin(&r, c, line);
+    (void)request_parse(&r);
+    r.reason = str_of(reason);
+    r.status = BAD_REQUEST;
+    client_answer(c, &r);
 }
 
 /* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a
@@ -2531,7 +2553,7 @@ static void client_run_partial(struct client *c) {
     if (!too_long && !cut_short && !c->skipping) return;
     struct str line = {c->in, c->in_len};
     const char *reason = too_long ? "the line is longer than 65536 bytes" : "the line has no LF";
-    if (!c->skipping) client_answer(c, line, reason);
+    if (!c->skipping) client_refuse(c, line, reason);
     c->skipping = true;
     c->in_len = c->scanned = 0;
 }
@@ -2550,9 +2572,15 @@ static void client_run_frames(struct client *c) {
     while (at < c->in_len && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, FRAME_SIZE)) {
         size_t n = c->in_len - at < FRAME_SIZE ? c->in_len - at : FRAME_SIZE;
         struct str line;
+        struct request r;
         const char *wrong = frame_to_line((struct str){c->in + at, n}, &line);
-        if (server.slow && request_is_slow(line)) break;
-        client_answer(c, line, wrong ? wrong : "");
+        request_begin(&r, c, line);
+        r.status = request_parse(&r);
+        if (server.slow && request_is_slow(&r)) break;
+        if (wrong)
+            client_refuse(c, line, wrong);
+        else
+            client_answer(c, &r);
         at += n;
         c->pads |= n == FRAME_SIZE;
         c->padding = c->pads ? FRAME_SIZE - n : 0;
@@ -2561,60 +2589,55 @@ static void client_run_frames(struct client *c) {
     c->pending = c->in_len > 0;
 }
 
-/* Finds the next lines that are whole, up to BATCH of them, and gives them without their LF. */
-static size_t client_lines(struct client *c, size_t at, struct str *lines) {
+/* Reads the next lines that are whole as requests, up to BATCH of them. Next is where the first begins,
+ * and then where the line after the last one does. */
+static size_t client_requests(struct client *c, size_t *next, struct request *requests) {
     size_t n = 0;
     while (n < BATCH) {
-        const char *line = c->in + at, *from = line + c->scanned;
-        const char *lf = memchr(from, '\n', c->in_len - at - c->scanned);
+        const char *begin = c->in + *next, *from = begin + c->scanned;
+        const char *lf = memchr(from, '\n', c->in_len - *next - c->scanned);
         if (!lf) break;
-        lines[n++] = (struct str){line, (size_t)(lf - line)};
-        at += lines[n - 1].len + 1;
+        struct str line = {begin, (size_t)(lf - begin)};
+        *next += line.len + 1;
         c->scanned = 0;
+        if (line.len && lf[-1] == '\r') line.len--;
+        struct request *r = &requests[n++];
+        request_begin(r, c, line);
+        r->status = request_parse(r);
     }
     return n;
 }
 
-/* Most keys are where those of PUT, GET and DEL are. What else is taken for a key does no harm. */
-static void client_touch_keys(const struct client *c, const struct str *lines, size_t n) {
-    static const size_t before = sizeof "KV/1.0 GET " - 1;
+static void client_touch_keys(const struct client *c, const struct request *requests, size_t n) {
     static volatile unsigned touched;
-    struct str keys[BATCH];
-    size_t count = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (lines[i].len <= before) continue;
-        struct str rest = {lines[i].bytes + before, lines[i].len - before};
-        str_field(&rest, &keys[count++]);
-    }
-    touched = store_touch(c->store, keys, count);
+    uint64_t hashes[BATCH];
+    for (size_t i = 0; i < n; i++) hashes[i] = requests[i].hash;
+    touched = store_touch(c->store, hashes, n);
     (void)touched;
 }
 
 /* False: it has to wait, for room for the reply, or because it's one more slow request. */
-static bool client_run_line(struct client *c, struct str line) {
+static bool client_run_request(struct client *c, struct request *r) {
     if (c->out.len >= OUTPUT_MAX || !buf_reserve(&c->out, REPLY_ROOM)) return false;
-    if (line.len && line.bytes[line.len - 1] == '\r') line.len--;
-    if (server.slow && !c->skipping && request_is_slow(line)) return false;
-    if (!c->skipping) client_answer(c, line, "");
+    if (server.slow && !c->skipping && request_is_slow(r)) return false;
+    if (!c->skipping) client_answer(c, r);
     c->skipping = false;
     return true;
 }
 
 /* Runs the lines in the buffer, until the next is not whole, or has to wait. */
 static void client_run_lines(struct client *c) {
-    struct str lines[BATCH];
-    size_t at = 0, n, run; /* at: where the next line begins */
+    struct request requests[BATCH];
+    size_t next = 0, n, run;
     do {
-        n = client_lines(c, at, lines);
-        if (n > 1) client_touch_keys(c, lines, n);
-        for (run = 0; run < n && c->phase != QUITTING; run++) {
-            if (!client_run_line(c, lines[run])) break;
-            at += lines[run].len + 1;
-        }
+        n = client_requests(c, &next, requests);
+        if (n > 1) client_touch_keys(c, requests, n);
+        for (run = 0; run < n && c->phase != QUITTING; run++)
+            if (!client_run_request(c, &requests[run])) break;
     } while (run == BATCH);
-    if (c->phase == QUITTING) at = c->in_len;
-    c->pending = run < n && c->phase != QUITTING;
-    client_consume(c, at);
+    if (c->phase == QUITTING) run = n, next = c->in_len;
+    c->pending = run < n;
+    client_consume(c, c->pending ? (size_t)(requests[run].line.bytes - c->in) : next);
     if (!c->pending) client_run_partial(c);
 }
 
@@ -2951,8 +2974,7 @@ static int option_read(char **words, int i) {
     const char *value = NULL;
     struct str name = {words[i] + 1 + is_long, is_long ? strcspn(words[i] + 2, "=") : 1};
     struct option *o = options;
-    while (o < options + OPTIONS &&
-           !(is_long ? str_equal(name, str_of(o->name)) : *name.bytes == o->letter))
+    while (o < options + OPTIONS && !(is_long ? str_is(name, o->name) : *name.bytes == o->letter))
         o++;
     if (o == options + OPTIONS) DIE(EXIT_USAGE, "%s: no such option; see kvss --help", words[i]);
     if (name.len && name.bytes[name.len]) value = name.bytes + name.len + is_long;
