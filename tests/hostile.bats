@@ -168,7 +168,7 @@ stat() {
     alone() { [ "$(stat connections)" = 1 ]; }
     wait_until 20 alone
     [ "$(descriptors)" = "$before" ]
-    bounded 1000
+    bounded 3000
 }
 
 @test "a store of 300,000 keys grows, answers right, and gives its memory back" {
