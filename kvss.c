@@ -155,9 +155,9 @@ static bool str_skip(struct str *s, struct str prefix) {
 /* What RFC 5234 calls CTL: %x00-1F and %x7F. */
 static bool is_control(char byte) { return (unsigned char)byte < 0x20 || byte == 0x7F; }
 
-/* How many bytes at its start are printable ASCII, or fewer: it looks at eight at once, as a word; the
- * last one overlaps. A byte's high bit is set in word - n * ones if the byte is less than n, or one
- * before it was; xor with 7F makes 7F 0. (Warren, Hacker's Delight, section 6-1.) */
+/* How many bytes at its start are printable ASCII, or fewer: it looks at eight at once, as a word;
+ * the last one overlaps. A byte's high bit is set in word - n * ones if the byte is less than n, or
+ * one before it was; xor with 7F makes 7F 0. (Warren, Hacker's Delight, section 6-1.) */
 static size_t str_printable(struct str s) {
     const uint64_t ones = UINT64_MAX / 255, highs = ones << 7; /* 01 or 80 in each byte */
     size_t i = 0;
@@ -432,9 +432,10 @@ static struct slot *store_find(struct store *st, uint64_t hash, struct str key) 
     return table_find(t, (uint32_t)hash, key);
 }
 
-/* Looks at what the searches for keys of these hashes will look at. A piece of memory that was not used
- * lately takes a tenth of a microsecond to come; for many that don't depend on each other the processor
- * waits once, where the searches would wait one after the other. The sum makes the compiler look. */
+/* Looks at what the searches for keys of these hashes will look at. A piece of memory that was not
+ * used lately takes a tenth of a microsecond to come; for many that don't depend on each other the
+ * processor waits once, where the searches would wait one after the other. The sum makes the
+ * compiler look. */
 static unsigned store_touch(const struct store *st, const uint64_t *hashes, size_t n) {
     const struct table *tables[BATCH];
     const struct entry *entries[BATCH];
@@ -672,12 +673,12 @@ static enum status command_quit(struct request *r) {
 /* == 7. Expiry ====================================================================================
  *
  * Beyond the lab. A key may have a deadline, and is gone from then on. The deadlines of a store are
- * a heap (Williams, 1964): a tree in an array, where the children of i are 2i + 1 and 2i + 2, and no
- * deadline is before its parent's. So the first is the next one, and to add one, or to take one out
- * anywhere, takes no more steps than the tree is high. An entry knows its place in the heap.
+ * a heap (Williams, 1964): a tree in an array, where the children of i are 2i + 1 and 2i + 2, and
+ * no deadline is before its parent's. So the first is the next one, and to add one, or to take one
+ * out anywhere, takes no more steps than the tree is high. An entry knows its place in the heap.
  *
- * No command sees a key whose deadline is past: the search for it removes it. Those that nobody asks
- * for are removed a few each turn of the loop, which wakes up for them. Time is the monotonic
+ * No command sees a key whose deadline is past: the search for it removes it. Those that nobody
+ * asks for are removed a few each turn of the loop, which wakes up for them. Time is the monotonic
  * clock's, so that nobody who sets the clock of the machine makes keys vanish, or stay for ever. */
 
 enum {
@@ -723,8 +724,8 @@ static bool expiry_is_past(const struct store *st, const struct entry *e) {
     return st->deadlines[expiry_place(e)].at <= server.now;
 }
 
-/* Takes out the deadline of an entry; the last of the array fills the gap. The array shrinks when it
- * is mostly empty. */
+/* Takes out the deadline of an entry; the last of the array fills the gap. The array shrinks when
+ * it is mostly empty. */
 static void expiry_forget(struct store *st, const struct entry *e) {
     uint32_t place = expiry_place(e), half = st->deadlines_size / 2;
     st->deadline_keys -= e->key_len;
@@ -808,7 +809,7 @@ static int64_t expiry_offset(void) {
     return seconds * 1000 + (day.tv_nsec - up.tv_nsec + 1000500000) / 1000000 - 1000;
 }
 
-/* A deadline as time of day, for who can't see our clock: UNIXTIME bytes, good until the next call. */
+/* A deadline as time of day, for who can't see our clock: UNIXTIME bytes, good until called again. */
 static struct str expiry_text(uint64_t at) {
     static char text[UNIXTIME + 1];
     int64_t most = (int64_t)UNIXTIME_MAX * 1000 + 999, ms = (int64_t)at + expiry_offset();
@@ -858,8 +859,8 @@ static enum status command_ttl(struct request *r) {
 /* == 8. Roles =====================================================================================
  *
  * Beyond the lab. With --private, each connection has a store of its own, as long as it lasts. A
- * client is a guest, until AUTH makes it a manager; MANAGE lets a manager run a command on the store
- * of another, who is known by the port that its end of the connection has.
+ * client is a guest, until AUTH makes it a manager; MANAGE lets a manager run a command on the
+ * store of another, who is known by the port that its end of the connection has.
  *
  * The file of --managers has no passwords, only hashes of them (POSIX, crypt()): nobody gets from
  * the hash back to the password but by guessing, and to hash one guess takes milliseconds. For that
@@ -1021,22 +1022,22 @@ static enum status command_manage(struct request *r); /* below the table: it run
 
 /* == 9. Patterns ==================================================================================
  *
- * Beyond the lab: LIST takes a POSIX extended regular expression (POSIX, XBD, section 9.4). regexec()
- * won't do: a matcher that backtracks can take twice the time for each byte more of a name, and one
- * that does not may fill the memory; glibc's does with ((((a{60}){60}){60}){60}).
+ * Beyond the lab: LIST takes a POSIX extended regular expression (POSIX, XBD, section 9.4).
+ * regexec() won't do: a matcher that backtracks can take twice the time for each byte more of a
+ * name, and one that does not may fill the memory; glibc's does with ((((a{60}){60}){60}){60}).
  *
  * So a pattern becomes an automaton (Glushkov, 1961): each character of it is a state, entered when
  * the text has that character. A set of states is a word of 64 bits; from each byte of the text to
- * the next set takes eight look-ups, whatever the pattern says. One of over 64 states is refused. So
- * are those to which POSIX gives no meaning: a**, (), a||b, \1. */
+ * the next set takes eight look-ups, whatever the pattern says. One of over 64 states is refused.
+ * So are those to which POSIX gives no meaning: a**, (), a||b, \1. */
 
 enum { STATES = 64 };
 
 /* A byte that no name has: it stands for the place before the first, or after the last one. */
 enum { TEXT_BEGIN = 1, TEXT_END = 2 };
 
-/* A piece of a pattern: the states it can begin with and end with, and whether the empty text matches
- * it, too. */
+/* A piece of a pattern: the states it can begin with and end with, and whether the empty text
+ * matches it, too. */
 struct piece {
     uint64_t first, last;
     bool empty;
@@ -1262,14 +1263,16 @@ static bool pattern_matches(const struct pattern *p, struct str text) {
 
 /* == 10. Mailboxes ================================================================================
  *
- * Beyond the lab. A user is a mailbox: messages wait in it, in order, until a connection takes them.
- * One connection at most has a mailbox, its holder, and gets each message as a line of its own.
+ * Beyond the lab. A user is a mailbox: messages wait in it, in order, until a connection takes
+ * them. One connection at most has a mailbox, its holder, and gets each message as a line of its
+ * own.
  *
- * A message stays in the mailbox until the kernel has taken its last byte. So messages go to the end
- * of the holder's out buffer when all its requests have been answered, and no request is run until
- * they are gone: what is at the end of that buffer is messages, and nothing else. From a holder that
- * loses the mailbox before that, they are taken back by cutting the buffer short. Only if the kernel
- * has the beginning of a message and not its end, that can't be undone: the connection is ended. */
+ * A message stays in the mailbox until the kernel has taken its last byte. So messages go to the
+ * end of the holder's out buffer when all its requests have been answered, and no request is run
+ * until they are gone: what is at the end of that buffer is messages, and nothing else. From a
+ * holder that loses the mailbox before that, they are taken back by cutting the buffer short. Only
+ * if the kernel has the beginning of a message and not its end, that can't be undone: the
+ * connection is ended. */
 
 enum {
     MAILBOXES_MAX = 10000,   /* LIST looks at them all, in a few milliseconds */
@@ -1681,9 +1684,9 @@ static struct str request_shown(const struct request *r) {
  * a power cut; fsync() waits for the disk. --fsync says whether the replies wait for that, too.
  *
  * If the disk takes nothing more, the promises of that turn become 500. Their lines are kept, and
- * tried again each second; until they are written nothing else is changed. If fsync() fails, it's no
- * use to call it again: the kernel may have dropped what it could not write (Rebello and others,
- * Can Applications Recover from fsync Failures?, 2020). Then FILE is written anew; see Compaction. */
+ * tried again each second; until they are written nothing else is changed. If fsync() fails, it's
+ * no use to call it again: the kernel may have dropped what it could not write (Rebello and others,
+ * Can Applications Recover from fsync Failures?, 2020). Then Compaction writes FILE anew. */
 
 enum {
     RETRY_MS = 1000,      /* from one failure to the next try */
@@ -1719,7 +1722,7 @@ static struct {
 
 static bool fsync_is(const char *when) { return strcmp(options[FSYNC].text, when) == 0; }
 
-/* A lock that ends with kvss, however that ends, and when kvss closes any descriptor of the file. */
+/* A lock that ends with kvss, however that ends, or when it closes any descriptor of the file. */
 static bool file_lock(int fd) {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     return fcntl(fd, F_SETLK, &lock) == 0;
@@ -1913,15 +1916,15 @@ static bool log_close(void) {
 /* == 13. Compaction ===============================================================================
  *
  * Beyond the lab. The log grows with each change, the store does not. When FILE is more than twice
- * what the store needs, a child of kvss, made by fork(), writes the store to FILE.new, while kvss goes
- * on: the child has the memory as it was when it was made, whatever kvss changes in its own.
+ * what the store needs, a child of kvss, made by fork(), writes the store to FILE.new, while kvss
+ * goes on: the child has the memory as it was when it was made, whatever kvss changes in its own.
  *
  * When the child is done, what FILE has got since then is appended to FILE.new, that is synced, and
- * rename() puts it in the place of FILE. Whenever the end comes, FILE is the old one or the new one,
- * and whole. As little of this as can be holds up the loop, which has to write to FILE all the time.
- * So kvss does not touch FILE.new while it's being synced, when a write would have to wait; and FILE
- * is closed by the child after kvss has closed it: the last one to do so waits until its blocks are
- * freed, 20 ms for 60 MB. */
+ * rename() puts it in the place of FILE. Whenever the end comes, FILE is the old one or the new
+ * one, and whole. As little of this as can be holds up the loop, which has to write to FILE all the
+ * time. So kvss does not touch FILE.new while it's being synced, when a write would have to wait;
+ * and FILE is closed by the child after kvss has closed it: the last one to do so waits until its
+ * blocks are freed, 20 ms for 60 MB. */
 
 enum {
     COMPACT_MIN = 1 << 20,    /* bytes of a file that is not worth the trouble */
@@ -1946,9 +1949,9 @@ static struct {
     off_t last_end; /* of FILE, a turn ago */
 } compaction = {.child = -1, .fd = -1};
 
-/* Makes FILE.new, and locks it before it gets the name of FILE; and the owner and rights of FILE, if we
- * can give it these. What is there now is left of a compaction that did not end, unless another kvss
- * has locked it. */
+/* Makes FILE.new, and locks it before it gets the name of FILE; and the owner and rights of FILE,
+ * if we can give it these. What is there now is left of a compaction that did not end, unless
+ * another kvss has locked it. */
 static bool copy_open(void) {
     struct stat about;
     int left = open(compaction.path, O_RDWR);
@@ -1972,8 +1975,8 @@ static void copy_drop(void) {
     compaction.fd = -1;
 }
 
-/* FILE.new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has put
- * another file in the place of FILE, that stays. */
+/* FILE.new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has
+ * put another file in the place of FILE, that stays. */
 static bool copy_take(void) {
     if (!file_is_at(logfile.path, logfile.fd)) {
         errno = EEXIST;
@@ -1996,9 +1999,9 @@ static off_t compact_size(void) {
     return (off_t)size;
 }
 
-/* From here to compact_child(), all is the child's. It says how it went, an errno or 0, and waits for
- * the end of the stream, which comes when kvss has closed FILE; so the child is the last to close
- * that. */
+/* From here to compact_child(), all is the child's. It says how it went, an errno or 0, and waits
+ * for the end of the stream, which comes when kvss has closed FILE; so the child is the last to
+ * close that. */
 static void compact_report(int kvss, int error) {
     if (write(kvss, &error, sizeof error) == sizeof error)
         while (read(kvss, &error, sizeof error) > 0) continue;
@@ -2120,8 +2123,8 @@ static void compact_catch_up(void) {
     }
 }
 
-/* FILE.new has been synced. What has come meanwhile is appended; it's not synced in FILE either, since
- * one sync goes on at a time, and with --fsync always nothing has come. */
+/* FILE.new has been synced. What has come meanwhile is appended; it's not synced in FILE either,
+ * since one sync goes on at a time, and with --fsync always nothing has come. */
 static void compact_end(void) {
     char text[64];
     long long before = logfile.size;
@@ -2161,8 +2164,8 @@ static uint64_t compact_next(void) {
     return compact_is_wanted() ? compaction.from : NEVER;
 }
 
-/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.new. A compaction that
- * began before FILE was untrusted has copied what can't be trusted, and does not heal it. */
+/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.new. A compaction
+ * that began before FILE was untrusted has copied what can't be trusted, and does not heal it. */
 static void compact_step(void) {
     sync_poll();
     if (!logfile.path || logfile.syncing) return;
@@ -2177,8 +2180,8 @@ static void compact_step(void) {
     if (compaction.phase == RESTING && in_time && compact_is_wanted()) compact_begin();
 }
 
-/* At the end of kvss: what is not done by then is not needed. A child that still writes will see that
- * kvss is gone. */
+/* At the end of kvss: what is not done by then is not needed. A child that still writes will see
+ * that kvss is gone. */
 static void compact_stop(void) {
     if (compaction.phase == SYNCING) {
         sync_wait();
@@ -2196,10 +2199,10 @@ static enum status command_compact(struct request *r) {
 
 /* == 14. Replay ===================================================================================
  *
- * Beyond the lab: at the start FILE is run again, line by line, as if a client had sent it. Its last
- * line may be torn, where the end came while it was written. It was promised to nobody, and is cut
- * off. Any other bad line means that something else has gone wrong: kvss does not start; or, with
- * --repair, it moves such lines, and a torn one, to FILE.bad.
+ * Beyond the lab: at the start FILE is run again, line by line, as if a client had sent it. Its
+ * last line may be torn, where the end came while it was written. It was promised to nobody, and is
+ * cut off. Any other bad line means that something else has gone wrong: kvss does not start; or,
+ * with --repair, it moves such lines, and a torn one, to FILE.bad.
  *
  * Meanwhile server.now is 0, so that no deadline is past: another line may put off what is past by
  * now, and was not then.
@@ -2230,8 +2233,8 @@ static char *path_join(const char *begin, const char *end) {
     return strcat(strcpy(path, begin), end);
 }
 
-/* Opens and locks FILE. Names are kept from the root on: FILE may be a symbolic link. Its size counts
- * only when nobody else can change it any more. */
+/* Opens and locks FILE. Names are kept from the root on: FILE may be a symbolic link. Its size
+ * counts only when nobody else can change it any more. */
 static void replay_open(const char *path) {
     struct stat about;
     logfile.fd = open(path, O_RDWR | O_CREAT, S_IRUSR | S_IWUSR);
@@ -2402,15 +2405,16 @@ static void replay_file(const char *path) {
 
 /* == 15. Frames ===================================================================================
  *
- * Beyond the lab: the mailboxes on the wire of the assignment that they come from. A frame is a verb
- * in 15 bytes, padded with NULs, then the arguments, with commas between them; at most 1,024 bytes.
+ * Beyond the lab: the mailboxes on the wire of the assignment that they come from. A frame is a
+ * verb in 15 bytes, padded with NULs, then the arguments, with commas between them; at most 1,024
+ * bytes.
  *
  *     "create" 9 NULs "bob"     "send" 11 NULs "bob,hello, you"     "ok" 13 NULs, and 1,009 more
  *
  * Nothing says where a frame ends. The assignment takes what one recv() brings for one message, and
- * TCP makes no such promise. So the frames that leave here are padded to 1,024 bytes, the number that
- * its client asks recv() for. Of those that come here, one shorter than that has to come alone; two
- * sent at once may arrive as one, which has NULs among its arguments and so is refused. */
+ * TCP makes no such promise. So the frames that leave here are padded to 1,024 bytes, the number
+ * that its client asks recv() for. Of those that come here, one shorter than that has to come
+ * alone; two sent at once may arrive as one, with NULs among its arguments, and that is refused. */
 
 enum { FRAME_VERB = 15, FRAME_SIZE = 1024, FRAME_ROOM = FRAME_SIZE - FRAME_VERB };
 
@@ -2449,8 +2453,8 @@ static void frame_reply(struct buf *out, const struct request *r) {
     if (!frame_append(out, verb, has_text ? r->data : STR(""))) frame_append(out, "error", STR(""));
 }
 
-/* The request of KV/1.0 that asks for the same; the line is good until the next call. NULL, or what is
- * wrong with the frame. A space in a name would make two fields of it, and an LF two lines. */
+/* The request of KV/1.0 that asks for the same; the line is good until the next call. NULL, or what
+ * is wrong with the frame. A space in a name would make two fields of it, and an LF two lines. */
 static const char *frame_to_line(struct str frame, struct str *line) {
     static char text[sizeof "KV/1.0 " + FRAME_SIZE];
     size_t len = strlen(strcpy(text, "KV/1.0 ")), i = 0;
@@ -2589,8 +2593,8 @@ static void client_run_frames(struct client *c) {
     c->pending = c->in_len > 0;
 }
 
-/* Reads the next lines that are whole as requests, up to BATCH of them. Next is where the first begins,
- * and then where the line after the last one does. */
+/* Reads the next lines that are whole as requests, up to BATCH of them. Next is where the first
+ * begins, and then where the line after the last one does. */
 static size_t client_requests(struct client *c, size_t *next, struct request *requests) {
     size_t n = 0;
     while (n < BATCH) {
@@ -2683,7 +2687,8 @@ static bool client_is_sending(const struct client *c) {
     return c->pending || c->out.len || (c->mailbox && c->mailbox->first);
 }
 
-/* Nothing waits to be sent to it but messages: or those who send them could keep it from being read. */
+/* Nothing waits to be sent to it but messages: or those who send them could keep it from being
+ * read. */
 static bool client_is_read(const struct client *c) {
     return !c->pending && !c->out.len && c->phase != ENDING;
 }
@@ -2717,8 +2722,8 @@ static uint64_t client_deadline(const struct client *c) {
  * that are ready. A set holds descriptors below FD_SETSIZE: with another, FD_SET() would write past
  * its end. So no client is taken whose descriptor is too high.
  *
- * select() asks each descriptor in the sets: 200 us for 900 idle clients. So a turn is about those that
- * were busy just now; each millisecond, or when nobody is busy, it's about all.
+ * select() asks each descriptor in the sets: 200 us for 900 idle clients. So a turn is about those
+ * that were busy just now; each millisecond, or when nobody is busy, it's about all.
  *
  * A signal that comes just before select() would be seen only after it. pselect() closes the gap:
  * SIGINT and SIGTERM are blocked at all times but while it waits (POSIX, pselect). */
@@ -2756,9 +2761,9 @@ static void loop_refuse(enum wire wire, int fd, const char *name) {
     close(fd);
 }
 
-/* The newcomer becomes a client, if there is room. TCP_NODELAY: replies leave at once. SO_KEEPALIVE:
- * a peer gone without a word is noticed in the end. Both are good to have, and not having them is no
- * error. */
+/* The newcomer becomes a client, if there is room. TCP_NODELAY: replies leave at once.
+ * SO_KEEPALIVE: a peer gone without a word is noticed in the end. Both are good to have, and not
+ * having them is no error. */
 static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *address,
                        socklen_t size) {
     struct client c = {.phase = OPEN, .wire = wire, .store = &store, .active = server.now};
@@ -2866,8 +2871,8 @@ static void loop_look_for_signals(void) {
     if (loop_signal == SIGTERM || sigismember(&pending, SIGTERM)) server.stopping = "SIGTERM";
 }
 
-/* While some are busy, SIGALRM ends a wait for them each LOOK_MS. A time-out of pselect() would, too;
- * but to set the clock for each wait made 39 us of 31, for a request of a single client. */
+/* While some are busy, SIGALRM ends a wait for them each LOOK_MS. A time-out of pselect() would,
+ * too; but to set the clock for each wait made 39 us of 31, for a request of a single client. */
 static void loop_tick(bool on) {
     static bool ticking;
     struct itimerval tick = {{0, on ? LOOK_MS * 1000 : 0}, {0, on ? LOOK_MS * 1000 : 0}};
@@ -2932,8 +2937,8 @@ static void loop_turn(void) {
     compact_step();
 }
 
-/* Until a signal or a QUIT ends it. Then those who wait are the last to be taken, and what has arrived is
- * answered; whoever has not read that after LINGER_MS is left. */
+/* Until a signal or a QUIT ends it. Then those who wait are the last to be taken, and what has
+ * arrived is answered; whoever has not read that after LINGER_MS is left. */
 static void loop_run(void) {
     while (!server.stopping) loop_turn();
     for (int wire = 0; wire < WIRES; wire++) {
@@ -3021,9 +3026,9 @@ static void help_print(void) {
 }
 
 /* SIGINT and SIGTERM are blocked, but not in the set for pselect(). SIGPIPE comes of sending to a
- * client that is gone, SIGXFSZ of writing to a file that must not grow, and they would end kvss; the
- * calls fail as well, and that's enough. To ignore SIGCHLD means that nobody has to wait for children
- * that have ended. */
+ * client that is gone, SIGXFSZ of writing to a file that must not grow, and they would end kvss;
+ * the calls fail as well, and that's enough. To ignore SIGCHLD means that nobody has to wait for
+ * children that have ended. */
 static void start_signals(void) {
     struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
     struct sigaction alarm = {.sa_handler = on_alarm};

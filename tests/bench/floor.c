@@ -1,5 +1,6 @@
-/* floor: what a select() server can't be faster than. It reads what kvss would read, writes what kvss
- * would write, with the same calls in the same order, and does nothing else: no lines, no store.
+/* floor: what a select() server can't be faster than. It reads what kvss would read, writes what
+ * kvss would write, with the same calls in the same order, and does nothing else: no lines, no
+ * store.
  *
  *     floor PORT
  *

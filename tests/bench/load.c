@@ -1,8 +1,9 @@
 /* load: puts a load on a key-value server, and measures it. For Linux: epoll().
  *
- * A closed loop: each connection sends a batch of requests, waits for all the replies, and sends the
- * next batch. What is sent, and what has to come back, is built before the clock starts; then each
- * byte that comes is compared. The same seed gives the same keys, values and order in each protocol.
+ * A closed loop: each connection sends a batch of requests, waits for all the replies, and sends
+ * the next batch. What is sent, and what has to come back, is built before the clock starts; then
+ * each byte that comes is compared. The same seed gives the same keys, values and order in each
+ * protocol.
  *
  *     load --protocol kv|resp|memcached|floor --port N [--pid N] [options], see the table below
  *
@@ -115,8 +116,8 @@ static void append(struct bytes *b, const char *text, size_t len) {
 
 static void append_text(struct bytes *b, const char *text) { append(b, text, strlen(text)); }
 
-/* The protocols: what asks for a key, and what has to come back; what writes one. The value of a key
- * is always the same, so that any order of the connections gives the same replies. */
+/* The protocols: what asks for a key, and what has to come back; what writes one. The value of a
+ * key is always the same, so that any order of the connections gives the same replies. */
 static void append_request(enum protocol protocol, struct connection *c, uint64_t number,
                            bool write) {
     static char key[1024], value[65536], text[512];

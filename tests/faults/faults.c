@@ -6,8 +6,8 @@
  *     pwrite HALF      or falls short: it writes half of what it's given, and then fails with ENOSPC
  *
  * FILE is read at each call, so that the disk can break, and be well again, while the program runs.
- * While fsync() fails, there is no aio_fsync(): the program has to do without it. One that itself is to
- * fail does so at the end, when the program asks how it went. */
+ * While fsync() fails, there is no aio_fsync(): the program has to do without it. One that itself
+ * is to fail does so at the end, when the program asks how it went. */
 #define _GNU_SOURCE
 #include <aio.h>
 #include <dlfcn.h>
