@@ -809,7 +809,7 @@ static int64_t expiry_offset(void) {
     return seconds * 1000 + (day.tv_nsec - up.tv_nsec + 1000500000) / 1000000 - 1000;
 }
 
-/* A deadline as time of day, for who can't see our clock: UNIXTIME bytes, good until called again. */
+/* A deadline as time of day, for who can't see our clock: UNIXTIME bytes, until called again. */
 static struct str expiry_text(uint64_t at) {
     static char text[UNIXTIME + 1];
     int64_t most = (int64_t)UNIXTIME_MAX * 1000 + 999, ms = (int64_t)at + expiry_offset();
