@@ -1,99 +1,194 @@
-/* Makes system calls of a program fail, while a file says so: LD_PRELOAD=faults.so FAULTS=FILE kvss
+/* Makes calls of kvss fail. build.bash links this with kvss.c so that each call in the table below
+ * comes here first (ld, --wrap): kvss's own calls, not those that libc or a sanitizer makes itself.
  *
- *     fsync EIO        each line of FILE: a call, and how it fails
- *     aio_fsync EIO
- *     pwrite ENOSPC
- *     pwrite HALF      or falls short: it writes half of what it's given, and then fails with ENOSPC
+ * FAULTS names a file. Each line of it is a call, and how it fails:
  *
- * FILE is read at each call, so that the disk can break, and be well again, while the program runs.
- * While fsync() fails, there is no aio_fsync(): the program has to do without it. One that itself
- * is to fail does so at the end, when the program asks how it went. */
+ *     fsync EIO          always
+ *     malloc ENOMEM 7    the 7th time, counted from the start, and no other
+ *     send ONE           it falls short: it takes one byte
+ *     pwrite64 HALF      it takes half, and the next call fails with ENOSPC
+ *
+ * The file is read at each call, so that a disk can break, and be well again, while kvss runs.
+ * COUNTS names another, with a record for each call of the table: how often kvss and its children
+ * have made it. */
 #define _GNU_SOURCE
 #include <aio.h>
-#include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/types.h>
+#include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
-enum { HALF = -1 };
+/* FAILS(name, type, what it returns when it fails, parameters, arguments). CUTS: those with a len
+ * that can fall short. The names have a 64 where a file can be over 2 GiB. The last argument of
+ * open() and fcntl() is passed on, given or not. */
+#define CALLS(FAILS, CUTS)                                                                         \
+    FAILS(malloc, void *, NULL, (size_t size), (size))                                             \
+    FAILS(calloc, void *, NULL, (size_t n, size_t size), (n, size))                                \
+    FAILS(realloc, void *, NULL, (void *old, size_t size), (old, size))                            \
+    FAILS(strdup, char *, NULL, (const char *s), (s))                                              \
+    FAILS(realpath, char *, NULL, (const char *path, char *real), (path, real))                    \
+    FAILS(fopen64, FILE *, NULL, (const char *path, const char *mode), (path, mode))               \
+    FAILS(open64, int, -1, (const char *path, int flags, mode_t mode), (path, flags, mode))        \
+    FAILS(fcntl64, int, -1, (int fd, int what, void *value), (fd, what, value))                    \
+    FAILS(fstat64, int, -1, (int fd, struct stat64 *about), (fd, about))                           \
+    FAILS(stat64, int, -1, (const char *path, struct stat64 *about), (path, about))                \
+    FAILS(fchown, int, -1, (int fd, uid_t user, gid_t group), (fd, user, group))                   \
+    FAILS(fchmod, int, -1, (int fd, mode_t mode), (fd, mode))                                      \
+    FAILS(unlink, int, -1, (const char *path), (path))                                             \
+    FAILS(rename, int, -1, (const char *from, const char *to), (from, to))                         \
+    FAILS(lseek64, off64_t, -1, (int fd, off64_t to, int from), (fd, to, from))                    \
+    FAILS(ftruncate64, int, -1, (int fd, off64_t size), (fd, size))                                \
+    FAILS(fsync, int, -1, (int fd), (fd))                                                          \
+    FAILS(aio_fsync64, int, -1, (int operation, struct aiocb64 *job), (operation, job))            \
+    CUTS(read, (int fd, void *bytes, size_t len), (fd, bytes, len))                                \
+    CUTS(write, (int fd, const void *bytes, size_t len), (fd, bytes, len))                         \
+    CUTS(pread64, (int fd, void *bytes, size_t len, off64_t at), (fd, bytes, len, at))             \
+    CUTS(pwrite64, (int fd, const void *bytes, size_t len, off64_t at), (fd, bytes, len, at))      \
+    CUTS(recv, (int fd, void *bytes, size_t len, int flags), (fd, bytes, len, flags))              \
+    CUTS(send, (int fd, const void *bytes, size_t len, int flags), (fd, bytes, len, flags))        \
+    FAILS(pselect, int, -1,                                                                        \
+          (int n, fd_set *readable, fd_set *writable, fd_set *other, const struct timespec *limit, \
+           const sigset_t *signals),                                                               \
+          (n, readable, writable, other, limit, signals))                                          \
+    FAILS(accept, int, -1, (int fd, struct sockaddr *address, socklen_t *len), (fd, address, len)) \
+    FAILS(getaddrinfo, int, EAI_SYSTEM,                                                            \
+          (const char *host, const char *port, const struct addrinfo *hints,                       \
+           struct addrinfo **found),                                                               \
+          (host, port, hints, found))                                                              \
+    FAILS(socket, int, -1, (int domain, int type, int protocol), (domain, type, protocol))         \
+    FAILS(setsockopt, int, -1, (int fd, int level, int option, const void *value, socklen_t len),  \
+          (fd, level, option, value, len))                                                         \
+    FAILS(bind, int, -1, (int fd, const struct sockaddr *address, socklen_t len),                  \
+          (fd, address, len))                                                                      \
+    FAILS(listen, int, -1, (int fd, int most), (fd, most))                                         \
+    FAILS(getsockname, int, -1, (int fd, struct sockaddr *address, socklen_t *len),                \
+          (fd, address, len))                                                                      \
+    FAILS(shutdown, int, -1, (int fd, int how), (fd, how))                                         \
+    FAILS(socketpair, int, -1, (int domain, int type, int protocol, int ends[2]),                  \
+          (domain, type, protocol, ends))                                                          \
+    FAILS(fork, pid_t, -1, (void), ())                                                             \
+    FAILS(nice, int, -1, (int increment), (increment))                                             \
+    FAILS(sigaction, int, -1, (int signal, const struct sigaction *action, struct sigaction *old), \
+          (signal, action, old))                                                                   \
+    FAILS(setitimer, int, -1,                                                                      \
+          (__itimer_which_t which, const struct itimerval *value, struct itimerval *old),          \
+          (which, value, old))                                                                     \
+    FAILS(crypt, char *, NULL, (const char *password, const char *setting), (password, setting))
 
-static const struct {
-    const char *name;
-    int error;
-} errors[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"HALF", HALF}};
+#define FAILS_INDEX(name, type, failure, parameters, arguments) CALL_##name,
+#define CUTS_INDEX(name, parameters, arguments)                 CALL_##name,
+enum call { CALLS(FAILS_INDEX, CUTS_INDEX) CALL_aio_error64, KINDS };
 
-enum { ERRORS = sizeof errors / sizeof *errors };
+#define FAILS_NAME(name, type, failure, parameters, arguments) {#name, 0},
+#define CUTS_NAME(name, parameters, arguments)                 {#name, 0},
+static struct record {
+    char name[24];
+    atomic_ullong count;
+} own[KINDS] = {CALLS(FAILS_NAME, CUTS_NAME){"aio_error64", 0}}, *records = own;
 
-/* 0: the call is to work. */
-static int fault(const char *call) {
-    char name[32], how[32];
-    int error = 0;
-    const char *path = getenv("FAULTS");
-    FILE *file = path ? fopen(path, "r") : NULL;
-    if (!file) return 0;
-    while (fscanf(file, "%31s %31s", name, how) == 2) {
-        size_t i = 0;
-        while (i < ERRORS && strcmp(how, errors[i].name) != 0) i++;
-        if (i == ERRORS) abort(); /* the test is wrong */
-        if (strcmp(name, call) == 0) error = errors[i].error;
+int __real_open64(const char *path, int flags, mode_t mode);
+ssize_t __real_read(int fd, void *bytes, size_t len);
+int __real_ftruncate64(int fd, off64_t size);
+
+/* The records are moved into the file, which children have in common. */
+__attribute__((constructor)) static void map_records(void) {
+    const char *path = getenv("COUNTS");
+    if (!path) return;
+    int fd = __real_open64(path, O_RDWR | O_CREAT | O_TRUNC, S_IRUSR | S_IWUSR);
+    if (fd < 0 || __real_ftruncate64(fd, sizeof own) < 0) abort();
+    records = mmap(NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (records == MAP_FAILED) abort();
+    memcpy(records, own, sizeof own);
+    close(fd);
+}
+
+/* A line that has no such error's name is a mistake of the test. */
+static int error_named(const char *name) {
+    for (int error = 1; error < 256; error++) {
+        const char *other = strerrorname_np(error);
+        if (other && strcmp(name, other) == 0) return error;
     }
-    fclose(file);
-    return error;
+    abort();
 }
 
-/* The function of that name that would have been called. */
-#define REAL(name) ((__typeof__(&(name)))dlsym(RTLD_NEXT, #name))
-
-static int fail(int error) {
-    errno = error;
-    return -1;
+/* Without malloc(): a child may be here, made while another thread was in it. */
+static void read_faults(char *text, size_t size) {
+    const char *path = getenv("FAULTS");
+    int fd = path ? __real_open64(path, O_RDONLY, 0) : -1;
+    ssize_t n = fd < 0 ? 0 : __real_read(fd, text, size - 1);
+    text[n < 0 ? 0 : n] = '\0';
+    if (fd >= 0) close(fd);
 }
 
-int fsync(int fd) {
-    int error = fault("fsync");
-    return error ? fail(error) : REAL(fsync)(fd);
+/* True: the call is to fail, and errno says how. False: it is to be made, with the rest of len. */
+static bool fault(enum call call, size_t *len) {
+    static bool was_half[KINDS];
+    char text[1024], name[24], how[24], *rest = text;
+    unsigned long long nth = ++records[call].count;
+    int before = errno, error = 0;
+    read_faults(text, sizeof text);
+    for (char *line; (line = strsep(&rest, "\n"));) {
+        unsigned long long wanted = nth;
+        if (sscanf(line, "%23s %23s %llu", name, how, &wanted) < 2) continue;
+        if (strcmp(name, records[call].name) != 0) continue;
+        bool half = strcmp(how, "HALF") == 0, one = strcmp(how, "ONE") == 0;
+        if (half && was_half[call])
+            error = ENOSPC;
+        else if (wanted != nth)
+            continue;
+        else if (half || one)
+            *len = half ? *len / 2 : *len > 0;
+        else
+            error = error_named(how);
+        was_half[call] = half && !error;
+    }
+    errno = error ? error : before;
+    return error != 0;
 }
 
-/* These have a 64 in their names where a file can be over 2 GiB. */
+#define FAILS_WRAP(name, type, failure, parameters, arguments)                                     \
+    type __real_##name parameters;                                                                 \
+    type __wrap_##name parameters;                                                                 \
+    type __wrap_##name parameters {                                                                \
+        return fault(CALL_##name, NULL) ? failure : __real_##name arguments;                       \
+    }
 
-int aio_fsync64(int operation, struct aiocb64 *job) {
-    return fault("fsync") ? fail(EAGAIN) : REAL(aio_fsync64)(operation, job);
+#define CUTS_WRAP(name, parameters, arguments)                                                     \
+    ssize_t __real_##name parameters;                                                              \
+    ssize_t __wrap_##name parameters;                                                              \
+    ssize_t __wrap_##name parameters {                                                             \
+        return fault(CALL_##name, &len) ? -1 : __real_##name arguments;                            \
+    }
+
+CALLS(FAILS_WRAP, CUTS_WRAP)
+
+/* How an aio_fsync() went that is over: to ask for it again and again is one call. */
+
+static bool aio_failed;
+
+int __real_aio_error64(const struct aiocb64 *job);
+int __wrap_aio_error64(const struct aiocb64 *job);
+int __wrap_aio_error64(const struct aiocb64 *job) {
+    int error = __real_aio_error64(job);
+    if (error == EINPROGRESS) return error;
+    aio_failed = fault(CALL_aio_error64, NULL);
+    return aio_failed ? errno : error;
 }
 
-int aio_error64(const struct aiocb64 *job) {
-    int error = REAL(aio_error64)(job);
-    return error ? error : fault("aio_fsync");
-}
-
-ssize_t aio_return64(struct aiocb64 *job) {
-    ssize_t n = REAL(aio_return64)(job);
-    return fault("aio_fsync") ? -1 : n;
-}
-
-ssize_t pwrite64(int fd, const void *bytes, size_t len, off64_t at) {
-    static bool was_half;
-    int error = fault("pwrite");
-    was_half = error == HALF && !was_half;
-    if (was_half) return REAL(pwrite64)(fd, bytes, len / 2, at);
-    if (error) return fail(error == HALF ? ENOSPC : error);
-    return REAL(pwrite64)(fd, bytes, len, at);
-}
-
-int ftruncate64(int fd, off64_t size) {
-    int error = fault("ftruncate");
-    return error ? fail(error) : REAL(ftruncate64)(fd, size);
-}
-
-int rename(const char *from, const char *to) {
-    int error = fault("rename");
-    return error ? fail(error) : REAL(rename)(from, to);
-}
-
-pid_t fork(void) {
-    int error = fault("fork");
-    return error ? fail(error) : REAL(fork)();
+ssize_t __real_aio_return64(struct aiocb64 *job);
+ssize_t __wrap_aio_return64(struct aiocb64 *job);
+ssize_t __wrap_aio_return64(struct aiocb64 *job) {
+    ssize_t n = __real_aio_return64(job);
+    return aio_failed ? -1 : n;
 }

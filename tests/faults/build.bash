@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# build.bash OUT: kvss with sanitizers, whose calls can be made to fail, see faults.c.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+wraps=()
+for call in $(sed -nE 's/^ +(FAILS|CUTS)\(([a-z0-9_]+),.*/\2/p' tests/faults/faults.c) \
+    aio_error64 aio_return64; do
+    wraps+=("-Wl,--wrap=$call")
+done
+${CC:-cc} -std=gnu11 -Wall -Wextra -Wpedantic -O1 -g -fno-omit-frame-pointer \
+    -fsanitize=address,undefined -fno-sanitize-recover=undefined "${wraps[@]}" \
+    -o "$1" "${KVSS_SOURCE:-kvss.c}" tests/faults/faults.c -lcrypt -lrt
