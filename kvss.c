@@ -626,9 +626,9 @@ static uint64_t clock_ms(void) {
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* Nothing for now from a socket that does not block. POSIX has two names for it. There's no EINTR:
- * signals come only while select() waits. */
-static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
+/* Nothing for now from a socket that does not block. POSIX has two names for it, and lets any call be
+ * interrupted. */
+static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
 /* == 6. Commands ==================================================================================
  *
@@ -2657,7 +2657,7 @@ static void client_read(struct client *c) {
     size_t room = REQUEST_MAX - c->in_len;
     ssize_t n = recv(client_fd(c), c->in + c->in_len, room < READ_MAX ? room : READ_MAX, 0);
     if (n < 0 && would_block()) {
-        if (!server.stopping || c->phase != OPEN) return;
+        if (!server.stopping || c->phase != OPEN || errno == EINTR) return;
         client_quit(c);
         c->in_len = c->scanned = 0;
         return;
