@@ -2733,6 +2733,7 @@ static volatile sig_atomic_t loop_signal; /* SIGINT or SIGTERM, once one was let
 enum {
     ACCEPT_PAUSE_MS = 100, /* after accept() failed: tried at once, it would fail again */
     LOOK_MS = 1,           /* from one look at all clients to the next, while some are busy */
+    NO_MEMORY_MS = 10,     /* after select() found none for its sets */
 };
 
 /* The clients that a turn is about. */
@@ -2895,7 +2896,11 @@ static bool loop_wait(fd_set *readable, fd_set *writable) {
         if (server.listeners[wire] > top) top = server.listeners[wire];
     int ready = pselect(top + 1, readable, writable, NULL, limit, &server.signals);
     if (ready < 0) {
-        if (errno != EINTR) DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
+        struct timespec pause = {0, NO_MEMORY_MS * 1000000L};
+        if (errno == ENOMEM)
+            nanosleep(&pause, NULL);
+        else if (errno != EINTR)
+            DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
         FD_ZERO(readable);
         FD_ZERO(writable);
     }
