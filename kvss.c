@@ -931,7 +931,11 @@ static const char *manager_add(const char *line) {
         if (str_is(name, m->name)) return "that name was there before";
     struct manager *m = malloc(sizeof *m);
     char *copy = strdup(line);
-    if (!m || !copy) return "out of memory";
+    if (!m || !copy) {
+        free(m);
+        free(copy);
+        return "out of memory";
+    }
     copy[name.len] = '\0';
     *m = (struct manager){managers, copy, copy + name.len + 1};
     managers = m;
