@@ -965,18 +965,19 @@ static void managers_read(const char *path) {
 
 /* For an unknown name the password is hashed as well, or the time that the answer takes would tell
  * which names are known. Not always in the same way: hashes of several kinds take several times. So
- * its own hash says which manager it's like, always the same one. */
-static bool manager_check(struct str name, struct str password) {
+ * its own hash says which manager it's like, always the same one. SERVER_ERROR: nobody can tell. */
+static enum status manager_check(struct str name, struct str password) {
     char text[PASSWORD_MAX + 1];
     struct manager *m = managers, *known = managers;
-    if (!managers) return false;
+    if (!managers) return UNAUTHORIZED;
     while (known && !str_is(name, known->name)) known = known->next;
     for (uint64_t i = store_hash(name) % managers_count; i > 0; i--) m = m->next;
     if (known) m = known;
     memcpy(text, password.bytes, password.len);
     text[password.len] = '\0';
     const char *hash = crypt(text, m->hash);
-    return hash && strcmp(hash, m->hash) == 0 && known;
+    if (!hash || hash[0] == '*') return SERVER_ERROR;
+    return strcmp(hash, m->hash) == 0 && known ? OK : UNAUTHORIZED;
 }
 
 static enum status command_whoami(struct request *r) {
@@ -996,7 +997,9 @@ static enum status command_auth(struct request *r) {
     checks[next] = server.now;
     next = (next + 1) % CHECKS_MAX;
     server.slow = true;
-    if (manager_check(r->key, r->value)) {
+    enum status status = manager_check(r->key, r->value);
+    if (status == SERVER_ERROR) return status;
+    if (status == OK) {
         c->manager = true;
         event("manager", c->name, r->key);
         r->data = STR("manager");
