@@ -626,8 +626,8 @@ static uint64_t clock_ms(void) {
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-/* Nothing for now from a socket that does not block. POSIX has two names for it, and lets any call be
- * interrupted. */
+/* Nothing for now from a socket that does not block. POSIX has two names for it, and lets any call
+ * be interrupted. */
 static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
 /* == 6. Commands ==================================================================================
@@ -2880,11 +2880,13 @@ static void loop_look_for_signals(void) {
 }
 
 /* While some are busy, SIGALRM ends a wait for them each LOOK_MS. A time-out of pselect() would,
- * too; but to set the clock for each wait made 39 us of 31, for a request of a single client. */
-static void loop_tick(bool on) {
+ * too; but to set the clock for each wait made 39 us of 31, for a request of a single client.
+ * False: nothing will end the wait. */
+static bool loop_tick(bool on) {
     static bool ticking;
     struct itimerval tick = {{0, on ? LOOK_MS * 1000 : 0}, {0, on ? LOOK_MS * 1000 : 0}};
     if (on != ticking && setitimer(ITIMER_REAL, &tick, NULL) == 0) ticking = on;
+    return ticking;
 }
 
 static void on_alarm(int signal) { (void)signal; }
@@ -2892,8 +2894,9 @@ static void on_alarm(int signal) { (void)signal; }
 /* False: there is nothing to do. */
 static bool loop_wait(fd_set *readable, fd_set *writable) {
     loop_attend();
-    loop_tick(attended.some);
-    bool look = attended.some && attended.len == server.clients; /* at all, and go on with some */
+    bool ticks = loop_tick(attended.some);
+    /* Not to wait: to look at all, and go on with some; or if no tick would end the wait. */
+    bool look = attended.some && (!ticks || attended.len == server.clients);
     uint64_t until = loop_watch(readable, writable);
     uint64_t ms = until > server.now && !look ? until - server.now : 0;
     struct timespec wait = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
