@@ -2040,8 +2040,8 @@ static void compact_child(int kvss, pid_t parent) {
     buf_append(&lines, log_header);
     for (int i = 0; i < TABLES; i++) {
         const struct table *t = &store.tables[i];
-        for (struct slot *slot = t->slots; slot < t->slots + t->size; slot++) {
-            struct entry *e = slot->entry;
+        for (uint32_t slot = 0; slot < t->size; slot++) {
+            struct entry *e = t->slots[slot].entry;
             if (!e) continue;
             struct str key = {e->bytes, e->key_len}, value = {e->bytes + key.len, e->value_len};
             log_line(&lines, "PUT", key, value);
