@@ -2177,6 +2177,8 @@ static void compact_step(void) {
     sync_poll();
     if (!logfile.path || logfile.syncing) return;
     if (compaction.phase != SYNCING) log_check_sync();
+    uint64_t soon = server.now + RETRY_MS; /* until FILE is written anew, changes get 500 */
+    if (logfile.untrusted && compaction.from > soon) compaction.from = soon;
     bool in_vain = logfile.untrusted && !compaction.heals && compaction.phase != RESTING;
     if (in_vain) compact_fail("");
     if (compaction.phase == RESTING || compaction.phase == WRITING) log_sync();
