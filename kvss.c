@@ -2743,6 +2743,7 @@ enum {
     ACCEPT_PAUSE_MS = 100, /* after accept() failed: tried at once, it would fail again */
     LOOK_MS = 1,           /* from one look at all clients to the next, while some are busy */
     NO_MEMORY_MS = 10,     /* after select() found none for its sets */
+    WAIT_MAX = 86400000,   /* a day, in ms: pselect() has to take 31 of them, and no more */
 };
 
 /* The clients that a turn is about. */
@@ -2901,6 +2902,7 @@ static bool loop_wait(fd_set *readable, fd_set *writable) {
     bool look = attended.some && (!ticks || attended.len == server.clients);
     uint64_t until = loop_watch(readable, writable);
     uint64_t ms = until > server.now && !look ? until - server.now : 0;
+    if (ms > WAIT_MAX) ms = WAIT_MAX;
     struct timespec wait = {(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
     struct timespec *limit = until == NEVER && !look ? NULL : &wait;
     int top = server.top;
