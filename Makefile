@@ -1,6 +1,7 @@
 # make             build kvss and kvss_client
 # make test        run the tests
 # make bench       measure it beside other servers, in some six minutes; QUICK=1 only checks the replies
+# make faults      make each call of it fail that can, one in each of thousands of sessions
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
@@ -44,6 +45,10 @@ test: all
 bench: kvss
 	@QUICK='$(QUICK)' OUT='$(OUT)' tests/bench/run.bash
 
+faults:
+	@d=$$(mktemp -d); trap 'rm -r "$$d"' EXIT; \
+	tests/faults/build.bash "$$d/kvss" && tests/faults/sweep.py "$$d/kvss"
+
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
@@ -52,4 +57,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench clean install always
+.PHONY: all test bench faults clean install always

@@ -1,0 +1,44 @@
+#!/usr/bin/env bats
+# Calls of kvss fail, one in each session: the short form of faults/sweep.py. `make faults`
+# makes every call fail that can.
+
+load helper
+
+setup_file() {
+    command -v python3 >/dev/null || skip "python3 is needed"
+    command -v openssl >/dev/null || skip "openssl is needed"
+    [ -x "$(command -v cc)" ] || skip "a C compiler is needed"
+    "$BATS_TEST_DIRNAME/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
+}
+
+# sweep VARIANT
+sweep() {
+    "$BATS_TEST_DIRNAME/faults/sweep.py" --short --variant "$1" "$BATS_FILE_TMPDIR/kvss"
+}
+
+@test "a fault in each session: two clients, and FILE that is synced always and written anew" {
+    sweep always
+}
+
+@test "a fault in each session: FILE that is repaired, tables and deadlines that grow and shrink" {
+    sweep repair
+}
+
+@test "a fault in each session: mailboxes, on both wires" {
+    sweep mail
+}
+
+@test "a fault in each session: a store for each client, and a manager" {
+    sweep roles
+}
+
+@test "setitimer() fails: while some are busy, the others are served all the same" {
+    export FAULTS=$BATS_TEST_TMPDIR/faults
+    echo 'setitimer EIO' >"$FAULTS"
+    KVSS=$BATS_FILE_TMPDIR/kvss serve
+    connect; busy=$FD
+    connect; other=$FD
+    for _ in {1..50}; do says "$busy" 'KV/1.0 GET k' '404 NOT_FOUND'; done
+    says "$other" 'KV/1.0 GET k' '404 NOT_FOUND'
+    hang_up "$busy" "$other"
+}

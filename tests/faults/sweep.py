@@ -1,0 +1,729 @@
+#!/usr/bin/env python3
+"""The fault sweep: sweep.py [--short] [--jobs N] [--only CALLS] [--variant NAME] KVSS
+
+A session with a server is run again and again, and each time another call of kvss fails: the first
+malloc(), the second, and so on until there is no such call any more; then the same with realloc(),
+recv(), pwrite() and all the others, in each way that they can fail. KVSS is what build.bash makes,
+whose calls fail as faults.c is told.
+
+In each run, every reply has to be what a model of the store says or, where the fault explains it,
+500, 503, or the end of that connection. The server must not die, hang, spin or leak, and what it
+has acknowledged must be there after a restart. Or it ends before it serves, and says why in one
+line. Every wait is bounded; one that's in vain is a failure."""
+
+import argparse
+import concurrent.futures
+import functools
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+WAIT = 20  # seconds, for whatever has to come
+TURNS = 3000  # calls of pselect() in a session: without a fault it's some 200
+HEADER = '# kvss data 1: the changes of a store, as requests'
+PASSWORD = 'eve'
+
+# What may come of a fault, beside the right replies: a 500, a 503, the end of a connection, and an
+# exit status of 1, since it's not known whether the disk has everything. A frame that comes in
+# pieces is none: the old wire is like that.
+NOTHING = set()
+MEMORY = {'500', '503', 'lost'}
+CONNECTION = {'lost'}
+REFUSED = {'503'}
+FRAME = {'frame'}
+DISK = {'500', 'status'}
+
+# The calls of faults.c, and how each can fail.
+FAULTS = [
+    (call, how, excuses)
+    for calls, hows, excuses in [
+        ('malloc calloc realloc strdup', 'ENOMEM', MEMORY),
+        ('recv', 'ONE', FRAME),
+        ('send', 'ONE', NOTHING),
+        ('recv send', 'EAGAIN EINTR', NOTHING),
+        ('recv', 'ECONNRESET', CONNECTION),
+        ('send', 'ECONNRESET EPIPE', CONNECTION),
+        ('accept', 'EINTR ECONNABORTED ENOBUFS', NOTHING),
+        ('accept', 'EMFILE', REFUSED),
+        ('pselect', 'EINTR ENOMEM', NOTHING),
+        ('fcntl64', 'ENOLCK', REFUSED),
+        ('write', 'EIO EINTR EAGAIN ONE', NOTHING),
+        ('read', 'EIO EINTR ONE', NOTHING),
+        ('pread64', 'EIO EINTR ONE', NOTHING),
+        ('pwrite64', 'EINTR ONE', NOTHING),
+        ('pwrite64', 'ENOSPC EIO HALF', DISK),
+        ('fsync aio_error64', 'EIO', DISK),
+        ('aio_fsync64', 'EAGAIN', NOTHING),
+        ('ftruncate64 fstat64 stat64 lseek64 rename unlink fchown fchmod', 'EIO', NOTHING),
+        ('open64', 'EMFILE EINTR', REFUSED),
+        ('fopen64 socket', 'EMFILE', NOTHING),
+        ('realpath nice setitimer sigaction', 'EIO', NOTHING),
+        ('bind listen', 'EADDRINUSE', NOTHING),
+        ('getaddrinfo getsockname setsockopt socketpair', 'ENOBUFS', NOTHING),
+        ('shutdown', 'ENOTCONN', CONNECTION),
+        ('fork', 'EAGAIN', NOTHING),
+        ('crypt', 'ENOMEM', {'500', 'lost'}),
+    ]
+    for call in calls.split()
+    for how in hows.split()
+]
+
+
+class Failure(Exception):
+    """Something that must not happen, whatever fails."""
+
+
+class Lost(Exception):
+    """The connection has ended."""
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failure(what)
+
+
+def wait_for(what, condition):
+    end = time.monotonic() + WAIT
+    while not condition():
+        expect(time.monotonic() < end, f'waited in vain for {what}')
+        time.sleep(0.005)
+
+
+class Model:
+    """What a store may hold. A key's state is None, or its value and the hundreds of seconds it
+    has to live, or None. After a change of which nobody knows whether it was made, several are
+    possible. They differ between memory and FILE, which has to have what was acknowledged."""
+
+    def __init__(self, lines=()):
+        self.live = {}
+        for line in lines:
+            request = line.removeprefix('KV/1.0 ')
+            key = request.split(' ')[1]
+            self.live[key] = {self.outcome(*self.live.get(key, {None}), request)[1]}
+        self.durable = dict(self.live)
+
+    @staticmethod
+    def outcome(state, request):
+        """The pattern of the reply to a request, and the state after it."""
+        verb, _, argument = (request + ' ').split(' ', 2)
+        argument = argument[:-1]
+        if verb == 'PUT':
+            return '200 OK' if state else '201 CREATED', (argument, None)
+        if not state:
+            return '404 NOT_FOUND', None
+        value, hundreds = state
+        return {
+            'GET': ('200 OK ' + re.escape(value), state),
+            'DEL': ('204 NO_CONTENT', None),
+            'EXPIRE': ('200 OK', (value, argument[:-2])),
+            'EXPIREAT': ('200 OK', None),
+            'TTL': ('200 OK ' + (hundreds + r'\d\d' if hundreds else '-1'), state),
+        }[verb]
+
+    def judge(self, request, reply):
+        """Checks a reply, or None, an unknown one. It's right if one of the states explains it."""
+        key = request.split(' ')[1]
+        before = self.live.get(key, {None})
+        outcomes = [self.outcome(state, request) for state in before]
+        after = {state for pattern, state in outcomes if not reply or re.fullmatch(pattern, reply)}
+        expect(after, f'{request[:60]!r} was answered {str(reply)[:60]!r}')
+        changes = not request.startswith(('GET ', 'TTL '))
+        self.live[key] = after if reply else before | after
+        if changes and not reply:
+            self.durable[key] = self.durable.get(key, {None}) | after
+        if changes and reply and reply[0] == '2':
+            self.durable[key] = after
+
+    def restart(self):
+        """What there is after a restart is what FILE has."""
+        self.live = dict(self.durable)
+
+    def keys(self):
+        """How many there are, at least and at most."""
+        return (sum(None not in states for states in self.live.values()),
+                sum(states != {None} for states in self.live.values()))
+
+    def check_file(self, path):
+        """Reads FILE without kvss's help: it has what was acknowledged. A torn line was not."""
+        with open(path, newline='\n', encoding='utf-8') as file:
+            lines = file.read().split('\n')[:-1]
+        expect(lines and lines[0] == HEADER, f'{path} begins with {lines[:1]}')
+        found = {}
+        for line in lines[1:]:
+            _, verb, key, argument = (line + ' ').split(' ', 3)
+            if verb == 'PUT':
+                found[key] = (argument[:-1], None)
+            elif verb == 'DEL':
+                found.pop(key, None)
+            elif key in found:
+                left = float(argument) - time.time()
+                found[key] = (found[key][0], str(int(left) // 100))
+                if left < 0:
+                    del found[key]
+        for key in found.keys() | self.durable.keys():
+            state = found.get(key)
+            expect(state in self.durable.get(key, {None}), f'{path} has {key} = {str(state)[:60]}')
+
+
+class Server:
+    """A kvss, and what it says and does."""
+
+    def __init__(self, kvss, folder, options, faults=''):
+        self.options, self.log, self.counts = options, f'{folder}/log', f'{folder}/counts'
+        with open(f'{folder}/faults', 'w', encoding='ascii') as file:
+            file.write(faults + '\n')
+        environment = dict(os.environ, FAULTS=f'{folder}/faults', COUNTS=self.counts,
+                           ASAN_OPTIONS='detect_leaks=1')
+        with open(self.log, 'w', encoding='ascii') as log:
+            self.process = subprocess.Popen([kvss, '--port', '0', *options], stderr=log,
+                                            stdin=subprocess.DEVNULL, env=environment, cwd=folder)
+        listeners = 1 + ('--frames' in options)
+        wait_for('the server to listen', lambda: self.process.poll() is not None or
+                 len(self.ports()) == listeners)
+
+    def said(self):
+        with open(self.log, encoding='utf-8', errors='replace') as file:
+            return file.read()
+
+    def ports(self):
+        return [int(p) for p in re.findall(r'^kvss: listening .*:(\d+)$', self.said(), re.M)]
+
+    def serves(self):
+        return self.process.poll() is None
+
+    def counted(self):
+        """How often each call was made so far."""
+        with open(self.counts, 'rb') as file:
+            records = struct.iter_unpack('24sQ', file.read())
+        return {name.rstrip(b'\0').decode(): count for name, count in records}
+
+    def check_end(self, *status):
+        """It ends, with one of these, and the sanitizers have nothing to say."""
+        try:
+            ended = self.process.wait(WAIT)
+        except subprocess.TimeoutExpired as error:
+            raise Failure('the server does not end') from error
+        expect(not re.search('Sanitizer|runtime error', self.said()), 'a sanitizer reports')
+        expect(ended in status, f'exit status {ended}')
+
+    def check_refusal(self):
+        """It ended before it served, and said why in one line, after what it said of its start."""
+        self.check_end(1)
+        lines = [line for line in self.said().splitlines()
+                 if not re.match('kvss: (replayed|listening) ', line)]
+        expect(len(lines) == 1 and lines[0].startswith('kvss: '), f'it said {lines}')
+
+    def kill(self):
+        if self.serves():
+            self.process.kill()
+        self.process.wait()
+
+
+class Client:
+    """A connection. When it has ended, and the fault is an excuse for that, it's made anew, and
+    what was asked and not answered is unknown."""
+
+    def __init__(self, run, model, on_connect=None):
+        self.run, self.on_connect = run, on_connect
+        self.model, self.shares = model, model is not None
+        self.messages, self.socket = [], None
+        self.connect()
+
+    def connect(self):
+        """Until the server answers. The first line may be a 503."""
+        for _ in range(5):
+            if self.socket:
+                self.socket.close()
+            self.socket = socket.create_connection(('127.0.0.1', self.run.server.ports()[0]), WAIT)
+            self.port, self.received = str(self.socket.getsockname()[1]), b''
+            try:
+                reply = self.exchange('WHOAMI')
+                if reply.startswith('503'):
+                    self.run.excuse('503')
+                    continue
+                self.run.check(reply, f'200 OK guest {self.port}', 'WHOAMI')
+                if not self.shares:
+                    self.model = Model()
+                if self.on_connect:
+                    self.on_connect(self)
+                return
+            except Lost:
+                self.run.excuse('lost', '503')
+        raise Failure('there is no connection to be had')
+
+    def send(self, requests, pieces=False):
+        data = ''.join(f'KV/1.0 {request}\n' for request in requests).encode()
+        step = 7 if pieces else 1 << 20
+        try:
+            for at in range(0, len(data), step):
+                self.socket.sendall(data[at:at + step])
+        except TimeoutError as error:
+            raise Failure('the server reads no more') from error
+        except OSError:
+            pass  # what it has answered is still there to be read
+
+    def line(self):
+        """The next line, whatever it is."""
+        while b'\n' not in self.received:
+            try:
+                data = self.socket.recv(65536)
+            except TimeoutError as error:
+                raise Failure('the server does not answer') from error
+            except OSError:
+                data = b''
+            if not data:
+                raise Lost
+            self.received += data
+        line, _, self.received = self.received.partition(b'\n')
+        return line.decode()
+
+    def reply(self):
+        while (line := self.line()).startswith('100 MESSAGE bob '):
+            self.messages.append(line.removeprefix('100 MESSAGE bob '))
+        return line
+
+    def exchange(self, request):
+        """A request and its reply, which may be that the connection ends."""
+        self.send([request])
+        return self.reply()
+
+    def replies(self, requests):
+        """To what was sent; None for what is unknown, after a 500 or the end of the connection."""
+        replies = []
+        try:
+            while len(replies) < len(requests):
+                reply = self.reply()
+                if reply == '500 SERVER_ERROR':
+                    self.run.excuse('500')
+                    reply = None
+                replies.append(reply)
+        except Lost:
+            self.run.excuse('lost')
+            self.connect()
+        return replies + [None] * (len(requests) - len(replies))
+
+    def ask(self, *requests, pieces=False):
+        self.send(requests, pieces)
+        return self.replies(requests)
+
+    def judge(self, requests):
+        """To what was sent about keys, the replies have to be those of the model."""
+        model = self.model
+        for request, reply in zip(requests, self.replies(requests)):
+            model.judge(request, reply)
+
+    def do(self, *requests, pieces=False):
+        self.send(requests, pieces)
+        self.judge(requests)
+
+    def insist(self, request, pattern):
+        """Asks until the answer is known."""
+        known = []
+        wait_for(request[:60], lambda: known.extend(filter(None, self.ask(request))) or known)
+        expect(re.fullmatch(pattern, known[0]), f'{request[:60]!r} was answered {known[0][:60]!r}')
+        return known[0]
+
+    def acknowledged(self, request):
+        """Asks until the change is made for certain."""
+        def made():
+            self.send([request])
+            reply = self.replies([request])[0]
+            self.model.judge(request, reply)
+            return reply
+        wait_for(request, made)
+
+    def quit(self):
+        """The goodbye, and then the end of the stream."""
+        try:
+            self.run.check(self.exchange('QUIT'), '200 OK bye', 'QUIT')
+        except Lost:
+            self.run.excuse('lost')
+        self.hears_end()
+
+    def hears_end(self):
+        try:
+            raise Failure(f'there is more: {self.line()[:60]}')
+        except Lost:
+            self.socket.close()
+
+
+class Frames:
+    """A client of the old wire, with the mailbox ann."""
+
+    def __init__(self, run):
+        self.run = run
+        self.connect()
+        self.insist('create', 'ann', {('ok', '')})
+        self.insist('list', '', {('list', 'ann,bob')})
+        self.insist('connect', 'ann', {('ok', '')})
+
+    def connect(self):
+        address = '127.0.0.1', self.run.server.ports()[1]
+        self.socket = socket.create_connection(address, WAIT)
+
+    def frame(self):
+        """The next one: verb and text."""
+        data = b''
+        while len(data) < 1024:
+            try:
+                part = self.socket.recv(1024 - len(data))
+            except TimeoutError as error:
+                raise Failure('no frame comes') from error
+            except OSError:
+                part = b''
+            if not part:
+                raise Lost
+            data += part
+        return data[:15].rstrip(b'\0').decode(), data[15:].rstrip(b'\0').decode()
+
+    def insist(self, verb, text, wanted):
+        """Asks until there's an answer that is no error. What was done before may be so still."""
+        frame = (verb.encode().ljust(15, b'\0') + text.encode()).ljust(1024, b'\0')
+        for _ in range(5):
+            try:
+                self.socket.sendall(frame)
+                reply = self.frame()
+            except (Lost, OSError):
+                self.run.excuse('lost', '503')
+                wanted = wanted | {('notok', '')}
+                self.connect()
+                continue
+            if reply != ('error', ''):
+                expect(reply in wanted, f'{verb} {text} was answered {reply}')
+                return
+            self.run.excuse('500', '503', 'frame')
+            wanted = wanted | {('notok', '')}
+        raise Failure(f'{verb} {text} is never done')
+
+    def hears(self, text):
+        """A message; or the connection ends, and it's the next one that gets it."""
+        try:
+            expect(self.frame() == ('string', text), f'no {text} in a frame')
+        except Lost:
+            self.run.excuse('lost')
+            self.connect()
+            self.insist('connect', 'ann', {('ok', '')})
+            expect(self.frame() == ('string', text), f'no {text} in a frame')
+
+
+def keys_session(run, model):
+    """Two clients and their keys, and FILE is written anew."""
+    a, b = Client(run, model), Client(run, model)
+    a.do('PUT a1 one', 'PUT a2 two words', 'GET a1', 'GET nobody', 'DEL a2', 'GET a2', 'PUT a1 1')
+    b.do('PUT b1 eins', 'GET a1', 'EXPIRE b1 1050', 'TTL b1', 'TTL a1', 'DEL nobody', pieces=True)
+    b.do(*[f'PUT big{i} {chr(97 + i) * 60000}' for i in range(3)],
+         *['GET big0', 'GET big1', 'GET big2'] * 2)
+    file = os.stat(run.data).st_ino
+    a.insist('COMPACT', '202 ACCEPTED')
+    at_once = {a: [f'PUT a{i} {i}' for i in range(10)] + [f'GET a{i}' for i in range(10)],
+               b: [f'PUT b{i} -{i}' for i in range(10)] + ['DEL b3', 'EXPIRE b4 2050', 'GET b4']}
+    for client, requests in at_once.items():
+        client.send(requests)
+    for client, requests in at_once.items():
+        client.judge(requests)
+    # The log may be told nothing, if the fault is there.
+    wait_for('the end of the compaction', lambda: os.stat(run.data).st_ino != file or
+             ' error ' in run.server.said() or run.call in ('write', 'pselect'))
+    for client in a, b:
+        client.acknowledged('PUT after compaction')
+    a.do('DEL a1', 'GET a1', 'GET b1', 'PUT b2 2', 'TTL b1', 'EXPIREAT b5 1', 'GET b5')
+    a.quit()
+    b.socket.close()
+
+
+def bulk_session(run, model):
+    """Enough keys for tables to grow, deadlines that move, and fewer keys again."""
+    keys_session(run, model)
+    a = Client(run, model)
+    a.do(*[f'PUT k{i} v{i}' for i in range(600)])
+    a.do(*[f'{verb} k{i}{end}' for i in range(150)
+           for verb, end in (('EXPIRE', f' {150 - i}50'), ('TTL', ''))])
+    a.do(*[f'GET k{i}' for i in range(600)])
+    a.do(*[f'DEL k{i}' for i in range(590)])
+    a.socket.close()
+
+
+def mail_session(run, model):
+    """Mailboxes, on both wires."""
+    sender = Client(run, model)
+    sender.insist('CREATE bob', '201 CREATED' if not run.call else '201 CREATED|409 CONFLICT')
+    sender.insist('LIST ^b', '200 OK bob')
+    texts = [f'{i} ' + 'x' * (i % 5 * 4000) for i in range(20)]
+    sent = sender.ask(*[f'SEND bob {text}' for text in texts[:10]])
+    holder = Client(run, model, hold_bob)
+    sent += sender.ask(*[f'SEND bob {text}' for text in texts[10:]])
+    for reply in sent:
+        expect(reply in (None, '200 OK', '202 ACCEPTED'), f'SEND: {reply}')
+    hear_all(run, holder, texts, [text for text, reply in zip(texts, sent) if reply])
+    thief = Client(run, model, hold_bob)
+    sender.insist('SEND bob 20', '20[02] .*')
+    hear_all(run, thief, ['20', '20'], ['20'])
+    holder.insist('STATS', '200 OK keys=0 .*')
+    frames = Frames(run)
+    sender.insist('SEND ann hello', '20[02] .*')
+    frames.hears('hello')
+    frames.socket.close()
+    sender.insist('DELETE bob', '204 NO_CONTENT|404 NOT_FOUND')
+    for client in sender, holder, thief:
+        client.quit()
+
+
+def hold_bob(client):
+    reply = client.exchange('CONNECT bob')
+    client.run.check(reply, r'200 OK \d+', 'CONNECT')
+
+
+def hear_all(run, holder, texts, promised):
+    """The messages come, each once and in order; those whose SEND is unknown may."""
+    while not set(promised) <= set(holder.messages):
+        try:
+            holder.messages.append(holder.line().removeprefix('100 MESSAGE bob '))
+        except Lost:
+            run.excuse('lost')
+            holder.connect()
+    rest = iter(texts)
+    expect(all(message in rest for message in holder.messages), 'messages lost, or out of order')
+
+
+def roles_session(run, _):
+    """Each client has a store of its own, and a manager sees into them."""
+    guests = Client(run, None), Client(run, None)
+    manager = Client(run, None, become_manager)
+    for i, guest in enumerate(guests):
+        guest.do(*[f'PUT k{j} {i}-{j}' for j in range(20)], 'GET k1', 'EXPIRE k2 1050', 'TTL k2')
+    for guest in guests:
+        requests = 'GET k1', 'PUT k1 managed', 'DEL k3', 'GET k3', 'PUT new value'
+        model = guest.model
+        replies = manager.ask(*[f'MANAGE {guest.port} {request}' for request in requests])
+        for request, reply in zip(requests, replies):
+            model.judge(request, reply)
+    for guest in guests:
+        guest.do('GET k1', 'GET k3', 'GET new', 'EXPIREAT k4 1', 'GET k4')
+    manager.insist('AUTH adam wrong', '401 UNAUTHORIZED')
+    manager.insist('MANAGE 1 GET k1', '404 NOT_FOUND')
+    guests[0].quit()
+    guests[1].socket.close()
+    manager.quit()
+
+
+def become_manager(client):
+    reply = client.exchange(f'AUTH adam {PASSWORD}')
+    client.run.check(reply, '200 OK manager', 'AUTH')
+
+
+def always(folder):
+    return ['--data', f'{folder}/data', '--fsync', 'always', '--verbose'], []
+
+
+def repair(folder):
+    """FILE has lines that are bad, and a torn one."""
+    lines = [f'KV/1.0 PUT old{i} {i}' for i in range(5)] + ['KV/1.0 DEL old2']
+    with open(f'{folder}/data', 'w', encoding='ascii') as file:
+        file.write('\n'.join([HEADER, *lines[:3], 'bad', *lines[3:], 'KV/1.0 PUT to']))
+    return ['--data', f'{folder}/data', '--fsync', 'everysec', '--repair'], lines
+
+
+def mail(_):
+    return ['--frames', '0', '--verbose'], []
+
+
+@functools.cache
+def password_hash():
+    return subprocess.run(['openssl', 'passwd', '-6', PASSWORD], check=True, capture_output=True,
+                          text=True).stdout.strip()
+
+
+def roles(folder):
+    with open(f'{folder}/managers', 'w', encoding='ascii') as file:
+        file.write(f'adam:{password_hash()}\n')
+    os.chmod(f'{folder}/managers', 0o600)
+    return ['--private', '--managers', f'{folder}/managers'], []
+
+
+VARIANTS = [(always, keys_session), (repair, bulk_session), (mail, mail_session),
+            (roles, roles_session)]
+
+
+class Run:
+    """A session, with one fault: call() fails the nth time."""
+
+    def __init__(self, kvss, call='', how='', nth=0, excuses=frozenset()):
+        self.kvss, self.call, self.how, self.nth, self.excuses = kvss, call, how, nth, excuses
+        self.excused, self.server, self.data = set(), None, None
+
+    def excuse(self, *whats):
+        """One of these has happened, and the fault has to be a reason for it."""
+        expect(self.excuses & set(whats), f'what came of it: {whats[0]}')
+        self.excused |= set(whats)
+
+    def check(self, reply, pattern, request):
+        """A connection that's told 500 is given up."""
+        if reply == '500 SERVER_ERROR':
+            self.excuse('500')
+            raise Lost
+        expect(re.fullmatch(pattern, reply), f'{request} was answered {reply[:60]!r}')
+
+    def start(self, folder, options, faults=''):
+        self.server = Server(self.kvss, folder, options, faults)
+
+    def run(self, folder, variant, session):
+        """Returns how it went: 'survived', 'refused' to start, or 'unreached': no such call."""
+        options, lines = variant(folder)
+        model = Model(lines)
+        self.data = f'{folder}/data' if '--data' in options else None
+        try:
+            self.start(folder, options, f'{self.call} {self.how} {self.nth}' if self.call else '')
+            refused = not self.server.serves()
+            if refused:
+                self.server.check_refusal()
+            else:
+                session(self, model)
+                self.close('--private' not in options, model)
+            self.counts = self.server.counted()
+            reached = self.call and self.counts[self.call] >= self.nth
+            expect(reached or not (self.excused or refused), 'nothing failed, and this came of it')
+            if reached and not refused and self.excuses == DISK:
+                self.check_told('always' in options)
+            if self.data:
+                self.restart(folder, options, model)
+            return 'refused' if refused else 'survived' if reached else 'unreached'
+        finally:
+            if self.server:
+                self.server.kill()
+
+    def close(self, shared, model):
+        """A new client is served, and SIGTERM ends it all. FILE just before that is what a crash
+        would leave."""
+        fresh = Client(self, model if shared else None)
+        fresh.acknowledged('PUT fresh 1')
+        keys = re.match(r'200 OK keys=(\d+) ', fresh.insist('STATS', '.*'))
+        least, most = fresh.model.keys()
+        expect(keys and least <= int(keys[1]) <= most, f'not {least} to {most} keys')
+        if self.data:
+            model.check_file(self.data)
+        fresh.send(['GET fresh'])
+        self.server.process.send_signal(signal.SIGTERM)
+        self.last_reply(fresh)
+        fresh.hears_end()
+        told = 'status' in self.excuses and ' error ' in self.server.said()
+        self.server.check_end(0, int(told))
+        turns = self.server.counted()['pselect']
+        expect(turns <= TURNS, f'it spins: {turns} turns')
+        if self.data:
+            model.check_file(self.data)
+
+    def check_told(self, always):
+        """The disk was at fault: the log says so, and changes did get 500 if it says that. (If not
+        always, a sync may have failed too late for that.)"""
+        said = self.server.said()
+        expect(' error ' in said, 'the log does not tell of it')
+        broken = 'from now on changes get 500' in said
+        expect(not always or broken == ('500' in self.excused), 'promises and the log differ')
+
+    def last_reply(self, client):
+        """To what had come before the signal; unless the fault says that nothing had."""
+        try:
+            reply = client.reply()
+            if reply == '500 SERVER_ERROR':
+                self.excuse('500')
+            else:
+                client.model.judge('GET fresh', reply)
+        except Lost:
+            if (self.call, self.how) != ('recv', 'EAGAIN'):
+                self.excuse('lost')
+
+    def restart(self, folder, options, model):
+        """Without a fault, it has what FILE promises."""
+        self.start(folder, options)
+        expect(self.server.serves(), 'it does not start again')
+        self.excuses = frozenset()
+        model.restart()
+        client = Client(self, model)
+        client.do(*[f'{verb} {key}' for verb in ('GET', 'TTL') for key in sorted(model.live)])
+        client.quit()
+        self.server.process.send_signal(signal.SIGTERM)
+        self.server.check_end(0)
+
+
+class Sweep:
+    """All the runs, and what came of them."""
+
+    def __init__(self, kvss, short):
+        self.kvss, self.short = os.path.abspath(kvss), short
+        self.table, self.counts, self.lock = {}, {}, threading.Lock()
+
+    def run(self, variant, session, *fault):
+        """One run. A failure is told with the end of what the server said."""
+        folder = tempfile.mkdtemp(prefix='kvss-faults-')
+        run = Run(self.kvss, *fault)
+        try:
+            outcome = run.run(folder, variant, session)
+            if not fault:
+                self.counts[variant] = run.counts
+            return outcome
+        except (Failure, OSError) as error:
+            with self.lock:
+                print(f'FAILED: {variant.__name__}, {" ".join(map(str, fault[:3]))}: {error}')
+                if run.server:
+                    print(f'    it ended with {run.server.process.returncode}, and had said:')
+                    said = run.server.said().splitlines()[-12:]
+                    print(''.join(f'    {line[:200]}\n' for line in said), flush=True)
+            return 'failed'
+        finally:
+            shutil.rmtree(folder)
+
+    def sweep(self, variant, session, call, how, excuses):
+        """N = 1, 2, 3, ... until there's no such call; or, for the short form, 1, 4, 16, ..., as
+        long as a session without a fault has so many."""
+        nth = 1
+        while not self.short or nth <= self.counts[variant][call]:
+            outcome = self.run(variant, session, call, how, nth, excuses)
+            if outcome == 'unreached':
+                print(f'{variant.__name__}: {call} {how}, {nth - 1} times', flush=True)
+                return
+            with self.lock:
+                row = self.table.setdefault((call, how), {'survived': 0, 'refused': 0, 'failed': 0})
+                row[outcome] += 1
+            nth = nth * 4 if self.short else nth + 1
+
+    def report(self):
+        """Returns the number of failures."""
+        print(f'{"call":<14}{"how":<14}{"tried":>7}{"refused":>9}{"survived":>10}{"failed":>8}')
+        rows = [(call, how, sum(row.values()), row['refused'], row['survived'], row['failed'])
+                for (call, how), row in sorted(self.table.items())]
+        rows.append(('all', '', *[sum(row[i] for row in rows) for i in range(2, 6)]))
+        for row in rows:
+            print('{:<14}{:<14}{:>7}{:>9}{:>10}{:>8}'.format(*row))
+        return rows[-1][-1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
+    parser.add_argument('--short', action='store_true', help='N = 1, 4, 16, ...')
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
+    parser.add_argument('--only', help='these calls, with spaces between')
+    parser.add_argument('--variant', help='this one alone')
+    parser.add_argument('kvss')
+    options = parser.parse_args()
+    sweep = Sweep(options.kvss, options.short)
+    variants = [v for v in VARIANTS if options.variant in (None, v[0].__name__)]
+    if any(sweep.run(*variant) != 'unreached' for variant in variants):
+        sys.exit('without a fault, it fails as well')
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        tasks = [pool.submit(sweep.sweep, *variant, *fault) for fault in FAULTS
+                 for variant in variants if not options.only or fault[0] in options.only.split()]
+        for task in tasks:
+            task.result()
+    sys.exit(1 if sweep.report() else 0)
+
+
+if __name__ == '__main__':
+    main()
