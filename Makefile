@@ -2,6 +2,7 @@
 # make test        run the tests
 # make bench       measure it beside other servers, in some six minutes; QUICK=1 only checks the replies
 # make faults      make each call of it fail that can, one in each of thousands of sessions
+# make fuzz        fuzz it with clang's libFuzzer, a minute on each of three entries; TIME=SECONDS for other times
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
@@ -49,6 +50,9 @@ faults:
 	@d=$$(mktemp -d); trap 'rm -r "$$d"' EXIT; \
 	tests/faults/build.bash "$$d/kvss" && tests/faults/sweep.py "$$d/kvss"
 
+fuzz:
+	@TIME='$(TIME)' OUT='$(OUT)' tests/fuzz/run.bash
+
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
@@ -57,4 +61,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench faults clean install always
+.PHONY: all test bench faults fuzz clean install always

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# run.bash [lines|frames|data...]: fuzzes kvss with clang's libFuzzer, ASan and UBSan, on these entries or
+# on all. First the corpus is replayed, then each is fuzzed for TIME seconds, 60 or as given; 0: not at
+# all. What is found is kept in OUT, tests/fuzz/out or as given:
+#
+#     OUT/lines crash-...     runs that input again
+#
+# and new inputs in OUT/lines.new. To keep what of them is worth it:
+#
+#     OUT/lines -merge=1 tests/fuzz/corpus/lines OUT/lines.new
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+TIME=${TIME:-60}
+OUT=${OUT:-$here/out}
+# shellcheck disable=SC2054 # the commas are clang's
+FLAGS=(-std=gnu11 -O1 -g -Wall -Wextra -Wpedantic -Wno-unused-function
+    -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined)
+
+# compile ENTRY
+compile() {
+    case $1 in
+    lines) clang "${FLAGS[@]}" -DWIRE=LINES -o "$OUT/lines" "$here/connection.c" ;;
+    frames) clang "${FLAGS[@]}" -DWIRE=FRAMES -o "$OUT/frames" "$here/connection.c" ;;
+    data) clang "${FLAGS[@]}" -o "$OUT/data" "$here/data.c" ;;
+    *) echo "run.bash: $1 is not lines, frames or data" >&2; return 1 ;;
+    esac
+}
+
+[ $# -gt 0 ] || set -- lines frames data
+mkdir -p "$OUT"
+for entry; do
+    echo "fuzz: $entry"
+    compile "$entry"
+    "$OUT/$entry" -runs=0 "$here/corpus/$entry" >"$OUT/$entry.log" 2>&1 ||
+        { tail -n 50 "$OUT/$entry.log"; exit 1; }
+    [ "$TIME" -gt 0 ] || continue
+    mkdir -p "$OUT/$entry.new"
+    "$OUT/$entry" -max_total_time="$TIME" -max_len=600 -timeout=20 -dict="$here/kv.dict" \
+        -artifact_prefix="$OUT/" -print_final_stats=1 "$OUT/$entry.new" "$here/corpus/$entry" \
+        >"$OUT/$entry.log" 2>&1 || { tail -n 50 "$OUT/$entry.log"; exit 1; }
+    sed -n 's/^stat::number_of_executed_units: */    inputs run: /p' "$OUT/$entry.log"
+done
