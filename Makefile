@@ -3,6 +3,7 @@
 # make bench       measure it beside other servers, in some six minutes; QUICK=1 only checks the replies
 # make faults      make each call of it fail that can, one in each of thousands of sessions
 # make fuzz        fuzz it with clang's libFuzzer, a minute on each of three entries; TIME=SECONDS for other times
+# make soak        a quarter of an hour (or SECONDS=) of a thousand clients, good and bad, beside a model
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
@@ -53,6 +54,9 @@ faults:
 fuzz:
 	@TIME='$(TIME)' OUT='$(OUT)' tests/fuzz/run.bash
 
+soak: kvss
+	@tests/soak/soak.py --kvss ./kvss --seconds '$(or $(SECONDS),900)' $(if $(SEED),--seed '$(SEED)')
+
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
@@ -61,4 +65,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench faults fuzz clean install always
+.PHONY: all test bench faults fuzz soak clean install always
