@@ -31,11 +31,11 @@ LINE_MAX = 65536  # bytes of a request
 PART_MAX = 300  # seconds that no part takes, unless the server does not answer
 OWN_KEYS = 20  # of each client
 SHARED_KEYS = 16
-BOXES = 20
+BOXES = 6
 BIG = b"x" * 60000
 PASSWORD = "eve"
 WARM_UP = 5  # seconds, at least
-GROWTH_MAX = 8192  # kB: what malloc() may keep, for pieces of other sizes that lie in between
+GROWTH_MAX = 16384  # kB: what malloc() may keep, for pieces of other sizes that lie in between
 
 
 class Server:
@@ -243,7 +243,9 @@ class World:
         if not low <= keys <= high:
             raise Wrong(f"{keys} keys, and not {low} to {high}")
         for player in self.players:
-            await player.run(c, [b"GET own:%d:%d" % (player.number, i) for i in range(OWN_KEYS)])
+            names = [b"own:%d:%d" % (player.number, i) for i in range(OWN_KEYS)]
+            await player.run(c, [b"GET " + name for name in names])
+            await player.run(c, [b"TTL " + name for name in names])
         for i, register in enumerate(self.registers):
             bound = register.read_begins()
             register.read_ends(bound, int((await c.ask(b"GET shared%d" % i)).split(b" ")[2]))
@@ -301,6 +303,13 @@ class Player:
                 text = f"client {self.number} as {part.__name__}: {type(error).__name__} {error}"
                 self.world.wrong = self.world.wrong or Wrong(text)
 
+    def rounds(self, most):
+        """Some; fewer when the time is up."""
+        for _ in range(self.random.randint(1, most)):
+            yield
+            if time.monotonic() > self.world.until:
+                return
+
     async def pause(self, most):
         await asyncio.sleep(self.random.uniform(0, most))
 
@@ -334,16 +343,16 @@ class Player:
 async def works(p):
     """Some batches on its own keys."""
     c = await p.world.connect()
-    for _ in range(p.random.randint(1, 10)):
+    for _ in p.rounds(10):
         await p.run(c, p.batch())
-        await p.pause(0.5)
+        await p.pause(2)
     c.close()
 
 
 async def shares(p):
     """Reads and writes what others read and write at the same time."""
     c = await p.world.connect()
-    for _ in range(p.random.randint(1, 10)):
+    for _ in p.rounds(10):
         plan = []
         for _ in range(p.random.randint(1, 10)):
             key = p.random.randrange(SHARED_KEYS)
@@ -358,7 +367,7 @@ async def shares(p):
                 register.write_ends(name)
             else:
                 register.read_ends(name, int((await c.line()).split(b" ")[2]))
-        await p.pause(0.5)
+        await p.pause(2)
     c.close()
 
 
@@ -501,10 +510,10 @@ async def sends(p):
     box = p.random.choice(p.world.boxes)
     sender = next(p.world.senders)
     last = 0
-    for _ in range(p.random.randint(1, 5)):
+    for _ in p.rounds(5):
         first, last = last, last + p.random.randint(1, 30)
         for i in range(first, last):
-            text = b"m" * p.random.choice([1, 100, 5000])
+            text = b"m" * p.random.choice([1, 100, 20000])
             box.sent.add((sender, i))
             c.send(b"SEND %s %d %d %s" % (box.name, sender, i, text))
         for i in range(first, last):
@@ -513,20 +522,23 @@ async def sends(p):
                 box.take_out((sender, i))
             elif reply not in (b"200 OK", b"202 ACCEPTED"):
                 raise Wrong(f"SEND got {reply}")
-        await p.pause(0.5)
+        await p.pause(2)
     c.close()
 
 
 async def holds(p):
-    """Takes a mailbox, perhaps from another, and leaves it in some way. Who loses it in the middle of a
-    message gets the end of the stream there, and the next holder the whole message."""
-    c = await p.world.connect()
+    """Takes a mailbox, perhaps from another, is slow at times, and leaves it in some way. Who loses it in
+    the middle of a message gets the end of the stream there, and the next holder the whole message."""
+    c = await p.world.connect(buffer=4096)
     box = p.random.choice(p.world.boxes)
     c.send(b"CONNECT " + box.name)
     session = Session(box, p.world.replies)
     reply = await c.line()
     if not re.fullmatch(rb"200 OK \d+", reply):
         raise Wrong(f"CONNECT got {reply[:80]}")
+    c.writer.transport.pause_reading()
+    await p.pause(2)
+    c.writer.transport.resume_reading()
     try:
         async with asyncio.timeout(p.random.uniform(0, 5)):
             rest = await session.take(c.reader)
@@ -560,26 +572,28 @@ PARTS = {
     ignores: 3,
     knocks: 6,
     sends: 8,
-    holds: 8,
+    holds: 2,
 }
 
 
 async def report(world, compactions):
     """A line each minute; and how often the log has become another file."""
-    began = time.monotonic()
-    file = 0
-    for second in itertools.count(1):
-        if second % 60 == 1:
-            stats = await world.stats()
-            print(
-                f"{time.monotonic() - began:5.0f} s: {stats['connections']} clients,"
-                f" {world.connections} connections, {world.requests} requests, {stats['keys']} keys,"
-                f" {world.server.memory()} kB, log {os.path.getsize(world.server.data)} bytes",
-                flush=True,
-            )
+    began, minutes, file = time.monotonic(), 1, 0
+    while True:
         before, file = file, os.stat(world.server.data).st_ino
         compactions += [file] if file != before else []
         await asyncio.sleep(1)
+        seconds = time.monotonic() - began
+        if seconds < 60 * minutes:
+            continue
+        minutes += 1
+        stats = await world.stats()
+        print(
+            f"{seconds:5.0f} s: {stats['connections']} clients, {world.connections} connections,"
+            f" {world.requests} requests, {stats['keys']} keys, {world.server.memory()} kB,"
+            f" log {os.path.getsize(world.server.data)} bytes",
+            flush=True,
+        )
 
 
 async def settle(server, descriptors):
@@ -662,6 +676,7 @@ def main():
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print(f"seed {arguments.seed}, {arguments.clients} clients", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as folder:
         try:
             asyncio.run(soak(arguments, folder))
