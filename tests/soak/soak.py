@@ -31,7 +31,7 @@ LINE_MAX = 65536  # bytes of a request
 PART_MAX = 300  # seconds that no part takes, unless the server does not answer
 OWN_KEYS = 20  # of each client
 SHARED_KEYS = 16
-BOXES = 6
+BOXES = 4
 BIG = b"x" * 60000
 PASSWORD = "eve"
 WARM_UP = 5  # seconds, at least
@@ -513,7 +513,7 @@ async def sends(p):
     for _ in p.rounds(5):
         first, last = last, last + p.random.randint(1, 30)
         for i in range(first, last):
-            text = b"m" * p.random.choice([1, 100, 20000])
+            text = b"m" * p.random.choice([1, 100, 60000])
             box.sent.add((sender, i))
             c.send(b"SEND %s %d %d %s" % (box.name, sender, i, text))
         for i in range(first, last):
@@ -537,7 +537,7 @@ async def holds(p):
     if not re.fullmatch(rb"200 OK \d+", reply):
         raise Wrong(f"CONNECT got {reply[:80]}")
     c.writer.transport.pause_reading()
-    await p.pause(2)
+    await p.pause(5)
     c.writer.transport.resume_reading()
     try:
         async with asyncio.timeout(p.random.uniform(0, 5)):
