@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 
 from model import Box, Keys, Register, Session, Wrong
 
@@ -138,6 +138,10 @@ class Connection:
         self.writer.transport.abort()
 
 
+def figures(stats):
+    return {name: int(n) for name, n in re.findall(r"(\S+)=(\d+)", stats.decode())}
+
+
 class World:
     """What all clients share."""
 
@@ -153,6 +157,7 @@ class World:
         self.replies = Counter()
         self.requests = self.connections = self.refused = 0
         self.knocks = 0  # connections of which nobody knows whether they were refused
+        self.asked = deque()  # futures of replies to the manager
         self.until = 0
         self.wrong = None
 
@@ -189,7 +194,6 @@ class World:
     async def prepare(self):
         """The first connection, a manager's; and what is there before the clients come."""
         self.manager = await self.connect()
-        self.turn = asyncio.Lock()
         await self.manager.ask(b"AUTH adam " + PASSWORD.encode())
         self.manager.send(b"PUT here yes", b"PUT big " + BIG)
         await self.manager.expect(b"201 CREATED", b"201 CREATED")
@@ -202,26 +206,36 @@ class World:
             self.manager.send(b"CREATE " + box.name)
             await self.manager.expect(b"201 CREATED")
 
+    async def answer(self):
+        """Hands the manager's replies to those who have asked."""
+        while True:
+            reply = await self.manager.line()
+            self.asked.popleft().set_result(reply)
+
+    async def ask(self, request):
+        """Through the manager's connection, while answer() runs."""
+        future = asyncio.get_running_loop().create_future()
+        self.asked.append(future)
+        self.manager.send(request)
+        return await future
+
     async def gone(self, port):
         """Waits until the server has closed the connection from that port: nothing more of it will
         be run."""
-        async with self.turn:
-            while await self.manager.ask(b"MANAGE %d GET here" % port) != b"404 NOT_FOUND":
-                await asyncio.sleep(0.002)
-
-    async def stats(self):
-        async with self.turn:
-            reply = await self.manager.ask(b"STATS all")
-        return {k: int(v.rstrip("s")) for k, v in re.findall(r"(\S+)=(\S+)", reply.decode())}
+        while await self.ask(b"MANAGE %d GET here" % port) != b"404 NOT_FOUND":
+            await asyncio.sleep(0.01)
 
     async def play(self, seconds):
         """All clients, for so many seconds and until each has ended its part."""
         self.until = time.monotonic() + seconds
+        answers = asyncio.create_task(self.answer())
         await asyncio.gather(*(player.play() for player in self.players))
         if self.wrong:
             raise self.wrong
-        while (await self.stats())["connections"] > 1:
+        while figures(await self.ask(b"STATS all"))["connections"] > 1:
             await asyncio.sleep(0.01)
+        answers.cancel()
+        await asyncio.wait([answers])
 
     async def touch(self):
         """As many clients as there will be, with a line as long as there may be: all the memory for
@@ -271,7 +285,7 @@ class World:
         for key in [b"here", b"big"] + [b"shared%d" % i for i in range(SHARED_KEYS)]:
             self.manager.send(b"DEL " + key)
             await self.manager.expect(b"204 NO_CONTENT")
-        stats = await self.stats()
+        stats = figures(await self.manager.ask(b"STATS all"))
         if stats["keys"] or await self.manager.ask(b"LIST") != b"200 OK":
             raise Wrong(f"something is left: {stats}")
         if not self.refused <= stats["refused"] <= self.refused + self.knocks:
@@ -587,7 +601,7 @@ async def report(world, compactions):
         if seconds < 60 * minutes:
             continue
         minutes += 1
-        stats = await world.stats()
+        stats = figures(await world.ask(b"STATS all"))
         print(
             f"{seconds:5.0f} s: {stats['connections']} clients, {world.connections} connections,"
             f" {world.requests} requests, {stats['keys']} keys, {world.server.memory()} kB,"
@@ -637,8 +651,8 @@ async def soak(arguments, folder):
     reporter = asyncio.create_task(report(world, compactions))
     began = time.monotonic()
     await world.play(arguments.seconds)
-    seconds = time.monotonic() - began
     reporter.cancel()
+    seconds = time.monotonic() - began
     await world.verify(server.port)
     keys = await run_again(arguments, folder, world)
     held_after = await world.clear()
