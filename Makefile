@@ -4,6 +4,8 @@
 # make faults      make each call of it fail that can, one in each of thousands of sessions
 # make fuzz        fuzz it with clang's libFuzzer, a minute on each of three entries; TIME=SECONDS for other times
 # make soak        a quarter of an hour (or SECONDS=) of a thousand clients, good and bad, beside a model
+# make attacks     what hostile clients cost the others, in some five minutes; ONLY= for one attack
+# make attacks     what hostile clients cost the others, in some five minutes; ONLY= for one attack
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
@@ -57,6 +59,9 @@ fuzz:
 soak: kvss
 	@tests/soak/soak.py --kvss ./kvss --seconds '$(or $(SECONDS),900)' $(if $(SEED),--seed '$(SEED)')
 
+attacks: kvss
+	@ONLY='$(ONLY)' tests/soak/attacks.bash
+
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
@@ -65,4 +70,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench faults fuzz soak clean install always
+.PHONY: all test bench faults fuzz soak attacks clean install always

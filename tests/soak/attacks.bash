@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# What hostile clients cost the others. 20 clients wait for each reply before they ask again, and are
+# measured without and with each attack, in rounds that alternate; printed are the medians, in us. The
+# attacker shares a core with these 20: a part of what they wait is its work, and not the server's.
+#
+#     make attacks            some five minutes
+#     make attacks ONLY=auth  one of them: slowloris, deaf, turns, lists, auth, flood, expiry, leaves
+set -eu
+# shellcheck source-path=SCRIPTDIR source=../bench/common.bash
+source "${BASH_SOURCE[0]%/*}/../bench/common.bash"
+needs cc=gcc python3=python3 taskset=util-linux openssl=openssl
+SOAK=$ROOT/tests/soak
+ROUNDS=${ROUNDS:-5} MS=2000 COLLIDING=200000 KNOWN=50000
+build
+(umask 077; echo "adam:$(openssl passwd -6 eve)" >"$WORK/managers")
+
+# others [OPTION...]: the clients that are measured.
+others() {
+    load --connections 20 --plan 100000 --ms $MS "$@"
+}
+
+# begin NAME PORT COUNT [KEYS]: starts the attack, and waits until it's in place. Sets ATTACKER.
+begin() {
+    mkfifo "$WORK/ready"
+    taskset -c "$LOAD_CORE" "$SOAK/attackers.py" "$@" >"$WORK/ready" &
+    ATTACKER=$!
+    exec 8<"$WORK/ready"
+    rm "$WORK/ready"
+    read -r -u 8 line && [ "$line" = ready ]
+}
+
+# end: of the attack, and prints what came of it.
+end() {
+    kill "$ATTACKER"
+    wait "$ATTACKER"
+    tail -n 1 <&8
+    exec 8<&-
+}
+
+# descriptors: how many the server has.
+descriptors() {
+    find "/proc/$PID/fd" -mindepth 1 | wc -l
+}
+
+# back: waits until the server has as many descriptors as without clients.
+back() {
+    local until=$((SECONDS + 60))
+    while [ "$(descriptors)" != "$DESCRIPTORS" ]; do
+        [ $SECONDS -lt $until ] || { echo "the server has kept descriptors" >&2; return 1; }
+        sleep 0.01
+    done
+}
+
+# attack TITLE NAME COUNT [KEYS]: on the server that was started last.
+attack() {
+    local title=$1 round
+    shift
+    [ -z "${ONLY-}" ] || [ "$ONLY" = "$1" ] || return 0
+    : >"$WORK/without"
+    : >"$WORK/with"
+    for ((round = 1; round <= ROUNDS; round++)); do
+        others "${OTHERS[@]}" >>"$WORK/without"
+        begin "$1" "$PORT" "${@:2}"
+        others "${OTHERS[@]}" >>"$WORK/with"
+        end >"$WORK/said.$round"
+        back
+    done
+    row "$title" without "$(cat "$WORK/said.1")"
+    row '' with ''
+}
+
+# row TITLE FILE TEXT
+row() {
+    local name
+    printf '%-26s %-8s' "$1" "$2"
+    for name in p50 p99 p999 max; do printf '%10.0f' "$(value $name <"$WORK/$2" | median)"; done
+    printf '  %s\n' "$3"
+}
+
+# start [OPTION...]: a server with 100,000 keys. Sets PID, PORT and DESCRIPTORS.
+start() {
+    [ ${#SERVERS[@]} = 0 ] || kill "${SERVERS[@]}" 2>/dev/null || :
+    start_kvss "$@"
+    DESCRIPTORS=$(descriptors)
+    OTHERS=()
+    load --fill 1 --connections 10 --depth 100 >/dev/null
+}
+
+# known_seed: a kvss whose seed is known: zeros.
+known_seed() {
+    sed 's/read(random, store_seed, sizeof store_seed) != sizeof store_seed/0/' "$ROOT/kvss.c" >"$WORK/kvss.c"
+    if cmp -s "$ROOT/kvss.c" "$WORK/kvss.c"; then return 1; fi
+    mkdir "$WORK/known"
+    cc -O2 -w -o "$WORK/known/kvss" "$WORK/kvss.c" -lcrypt -lrt
+}
+
+printf '%-26s %-8s%10s%10s%10s%10s\n' '' 'attack' p50 p99 p99.9 longest
+start
+attack 'slowloris' slowloris 900
+attack 'readers that stop' deaf 100
+attack 'connections in turn' turns 100000
+attack 'LIST, the worst pattern' lists 10000
+start --managers "$WORK/managers"
+attack 'AUTH guessing' auth 50
+
+cc -std=gnu11 -O2 -o "$WORK/collide" "$SOAK/collide.c" -lcrypt -lrt
+"$WORK/collide" $COLLIDING >"$WORK/colliding"
+seq 1 $COLLIDING | sed 's/^/random/' >"$WORK/random"
+start
+attack 'flood of any keys' flood $COLLIDING "$WORK/random" "$PID"
+start
+attack 'flood, seed unknown' flood $COLLIDING "$WORK/colliding" "$PID"
+known_seed
+start_known() {
+    local ROOT=$WORK/known
+    start
+}
+start_known
+attack 'flood, seed known' flood $KNOWN "$WORK/colliding" "$PID"
+
+start
+attack 'a million keys expire' expiry 1000000
+start --private
+OTHERS=(--fill 1 --keys 100000)
+attack 'owner of a million leaves' leaves 1000000
