@@ -5,7 +5,6 @@
 # make fuzz        fuzz it with clang's libFuzzer, a minute on each of three entries; TIME=SECONDS for other times
 # make soak        a quarter of an hour (or SECONDS=) of a thousand clients, good and bad, beside a model
 # make attacks     what hostile clients cost the others, in some five minutes; ONLY= for one attack
-# make attacks     what hostile clients cost the others, in some five minutes; ONLY= for one attack
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
