@@ -7,12 +7,13 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 KVSS=${KVSS:-$ROOT/kvss}
 KVSS_CLIENT=${KVSS_CLIENT:-$ROOT/kvss_client}
 export LC_ALL=C ASAN_OPTIONS=${ASAN_OPTIONS-detect_leaks=1}
+PATIENCE=${PATIENCE:-1} # times as long a wait, for servers that are slowed down
 SERVERS=()
 LOGS=0
 
 # wait_until SECONDS COMMAND...: until the command succeeds; fails after so many seconds.
 wait_until() {
-    local end=$((SECONDS + $1 + 1))
+    local end=$((SECONDS + $1 * PATIENCE + 1))
     shift
     until "$@"; do
         if [ $SECONDS -ge $end ]; then
@@ -88,7 +89,7 @@ know_nc() {
 # closes.
 talk() {
     know_nc
-    timeout 60 nc "${NC_CLOSE[@]}" 127.0.0.1 "$PORT"
+    timeout $((60 * PATIENCE)) nc "${NC_CLOSE[@]}" 127.0.0.1 "$PORT"
 }
 
 # ask REQUEST...: sends the requests, a line each, and prints the replies.
@@ -133,7 +134,7 @@ hang_up() {
 hears() {
     local fd=$1 wanted line
     for wanted in "${@:2}"; do
-        IFS= read -r -t 20 -u "$fd" line || line='nothing, or the end'
+        IFS= read -r -t $((20 * PATIENCE)) -u "$fd" line || line='nothing, or the end'
         [ "$line" = "$wanted" ] || { printf 'expected:\n%s\nbut got:\n%s\n' "$wanted" "$line" >&2; return 1; }
     done
 }
