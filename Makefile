@@ -1,5 +1,7 @@
 # make             build kvss and kvss_client
 # make test        run the tests
+# make portable    compile it with other compilers and for other processors, and run the tests on that;
+#                  QUICK=1 runs a part of them on most
 # make bench       measure it beside other servers, in some six minutes; QUICK=1 only checks the replies
 # make faults      make each call of it fail that can, one in each of thousands of sessions
 # make fuzz        fuzz it with clang's libFuzzer, a minute on each of three entries; TIME=SECONDS for other times
@@ -61,6 +63,9 @@ soak: kvss
 attacks: kvss
 	@ONLY='$(ONLY)' tests/soak/attacks.bash
 
+portable:
+	@QUICK='$(QUICK)' tests/portable.bash
+
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
@@ -69,4 +74,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench faults fuzz soak attacks clean install always
+.PHONY: all test bench faults fuzz soak attacks portable clean install always

@@ -204,7 +204,7 @@ gone() {
     serve
     ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 300000000'
     second
-    [ "$(ps -o cputimes= -p "$PID")" -le 1 ]
+    instrumented || [ "$(ps -o cputimes= -p "$PID")" -le 1 ]
     [ "$(stat keys)" = 1 ]
 }
 

@@ -362,6 +362,7 @@ terminal() {
     wait $flood || :
 }
 
+# bats test_tags=glibc
 @test "--frames: no port by default, one line names it, and a port in use is refused" {
     serve
     run ! grep -q frames "$LOG"
@@ -385,6 +386,7 @@ terminal() {
     hang_up "$FD" "$one"
 }
 
+# bats test_tags=crypt
 @test "MANAGE does not find a client of this wire" {
     serve_frames
     # shellcheck disable=SC2016 # a hash

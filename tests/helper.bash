@@ -164,7 +164,8 @@ memory() {
     ps -o rss= -p "$1" | tr -d ' '
 }
 
-# sanitized: whether the server was built by make SANITIZE=1.
-sanitized() {
-    grep -q __asan_init "$KVSS"
+# instrumented: whether the server's memory and time are not its own: it was built by make SANITIZE=1, or
+# KVSS is a script that has valgrind or qemu run it.
+instrumented() {
+    grep -q -e __asan_init -e '^#!' "$KVSS"
 }

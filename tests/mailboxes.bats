@@ -229,7 +229,7 @@ cpu() {
         echo "$COST hundredths of a second, where c takes $plain: $pattern"
         [ "$COST" -le $((plain * 4 + 20)) ]
     done
-    sanitized || [ "$(memory "$PID")" -le $((before + 2000)) ]
+    instrumented || [ "$(memory "$PID")" -le $((before + 2000)) ]
 }
 
 @test "LIST: who asks for many does not keep the others waiting" {

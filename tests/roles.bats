@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # Beyond the lab: a store for each connection, guests and managers.
+# bats file_tags=crypt
 
 # shellcheck disable=SC2153 # PORT is set by serve
 load helper
@@ -70,7 +71,7 @@ own_port() {
     once=$(memory "$PID")
     # The same again and again takes no more. (AddressSanitizer keeps freed memory aside.)
     for _ in 1 2 3 4 5; do [ "$(fill)" = 200000 ]; done
-    sanitized || [ "$(memory "$PID")" -lt $((once + 8000)) ]
+    instrumented || [ "$(memory "$PID")" -lt $((once + 8000)) ]
 }
 
 @test "WHOAMI: guest, and the port that the client's end has" {

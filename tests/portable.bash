@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# make portable            compile with each compiler, without a warning, and run the suite on what came
+#                          of it; on the processors that this one is not, by qemu-user
+# make portable QUICK=1    of the suite, most only get the part in tests/protocol.bats and its like
+#
+# What is compiled goes to a folder of its own, which is removed. docs.bats is not run: it builds its own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+FOLDER=$(mktemp -d)
+trap 'rm -rf "$FOLDER"' EXIT
+FAILED=0
+
+# Tests say by tags what they need that not all of these have:
+#     crypt    a library with crypt()
+#     shim     a shared object made by cc that goes into the server, for system calls that fail
+#     glibc    the words in which glibc tells an error
+WHOLE=(tests/{client,clients,expiry,frames,hostile,log,mailboxes,model,prompt,protocol,roles,server}.bats)
+PART=(tests/{client,expiry,frames,protocol}.bats)
+
+# result STATUS WHAT: a line of TAP, as bats prints them.
+result() {
+    if [ "$1" = 0 ]; then
+        echo "ok $2"
+    else
+        echo "not ok $2"
+        FAILED=1
+    fi
+}
+
+# compile NAME VARIABLE=VALUE...: the programs, as make does it with these variables, go to a folder.
+compile() {
+    local status=0 folder=$FOLDER/$1
+    mkdir "$folder"
+    make -s -C "$folder" -f "$PWD/Makefile" VPATH="$PWD" CFLAGS='-O2 -Wshadow -Werror' "${@:2}" ||
+        status=$?
+    result $status "$1 compiles kvss and kvss_client without a warning"
+}
+
+# emulate NAME: its programs are run by qemu-user, in scripts of the same names.
+emulate() {
+    local program folder=$FOLDER/$1
+    for program in kvss kvss_client; do
+        [ -e "$folder/$program" ] || return 0
+        mv "$folder/$program" "$folder/$program.$1"
+        printf '#!/bin/sh\nexec qemu-%s -L /usr/%s-linux-gnu %s "$@"\n' \
+            "$1" "$1" "$folder/$program.$1" >"$folder/$program"
+        chmod +x "$folder/$program"
+    done
+}
+
+# run NAME TAGS FILE...: the tests without these tags.
+run() {
+    local status=0 folder=$FOLDER/$1
+    [ -x "$folder/kvss" ] && [ -x "$folder/kvss_client" ] || return 0
+    echo "# $1: ${*:3}"
+    KVSS=$folder/kvss KVSS_CLIENT=$folder/kvss_client bats --jobs 2 --filter-tags "$2" "${@:3}" ||
+        status=$?
+    [ $status = 0 ] || FAILED=1
+}
+
+# Debian has no 32-bit library with crypt(), and none for other processors; its musl has none either,
+# but there glibc's static one can stand in. gcc-multilib, which has the headers of -m32 in the usual place,
+# can't be installed beside compilers for other processors; gcc-12-multilib can.
+compile gcc CC=gcc
+compile clang CC=clang
+compile tcc CC=tcc
+compile musl CC='musl-gcc -static' \
+    LDLIBS="$PWD/tests/musl_crypt.c $(gcc -print-file-name=libcrypt.a)"
+compile gcc-m32 CC="gcc -m32 -idirafter /usr/include/$(gcc -print-multiarch)" \
+    LDLIBS="$PWD/tests/no_crypt.c"
+compile s390x CC=s390x-linux-gnu-gcc LDLIBS="$PWD/tests/no_crypt.c"
+compile aarch64 CC=aarch64-linux-gnu-gcc LDLIBS="$PWD/tests/no_crypt.c"
+emulate s390x
+emulate aarch64
+
+# gcc is the compiler of make test, and clang and tcc use the same libc; so if it has to be quick, the whole
+# suite runs where libc is another, and where a long and a time_t have 32 bits.
+#
+# Under qemu-user, prompt.bats is not run: it looks for the client by its name, which is qemu's there, and
+# locales are files in the byte order of this machine. Nor is hostile.bats, which is about memory and
+# descriptors: qemu has some of its own. Nor is roles.bats, for want of crypt().
+others=("${WHOLE[@]}") emulated=(tests/{client,expiry,frames,log,mailboxes,model,protocol,server}.bats)
+if [ -n "${QUICK-}" ]; then
+    others=("${PART[@]}") emulated=(tests/protocol.bats)
+fi
+run musl '!glibc,!shim' "${WHOLE[@]}"
+run gcc-m32 '!crypt,!shim' "${WHOLE[@]}"
+run gcc '' "${others[@]}"
+run clang '' "${others[@]}"
+run tcc '' "${others[@]}"
+export PATIENCE=5 BATS_TEST_TIMEOUT=600
+run s390x '!crypt,!shim' "${emulated[@]}"
+run aarch64 '!crypt,!shim' "${emulated[@]}"
+exit "$FAILED"
