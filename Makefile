@@ -2,6 +2,8 @@
 # make test        run the tests
 # make portable    compile it with other compilers and for other processors, and run the tests on that;
 #                  QUICK=1 runs a part of them on most
+# make valgrind    run the tests under valgrind; QUICK=1 runs a part of them
+# make coverage    run the tests, and list the lines and branches that they do not reach
 # make bench       measure it beside other servers, in some six minutes; QUICK=1 only checks the replies
 # make faults      make each call of it fail that can, one in each of thousands of sessions
 # make fuzz        fuzz it with clang's libFuzzer, a minute on each of three entries; TIME=SECONDS for other times
@@ -66,6 +68,12 @@ attacks: kvss
 portable:
 	@QUICK='$(QUICK)' tests/portable.bash
 
+valgrind:
+	@QUICK='$(QUICK)' tests/valgrind.bash
+
+coverage:
+	@tests/coverage.bash
+
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin'
@@ -74,4 +82,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench faults fuzz soak attacks portable clean install always
+.PHONY: all test bench faults fuzz soak attacks portable valgrind coverage clean install always

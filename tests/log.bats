@@ -95,7 +95,7 @@ says_log() {
         replies 'KV/1.0 GET foo' '200 OK baz' \
                 'KV/1.0 GET gone' '404 NOT_FOUND' \
                 'KV/1.0 GET long' "200 OK $long"
-        [[ $(ask 'KV/1.0 TTL late') =~ ^'200 OK '(99[0-9]|1000)$ ]]
+        [[ $(ask 'KV/1.0 TTL late') =~ ^'200 OK '(9[0-9][0-9]|1000)$ ]]
         [[ $(ask 'KV/1.0 STATS all') == '200 OK keys=3 '*' PUT=0 '* ]]
     done
 }
@@ -107,7 +107,7 @@ says_log() {
     run talk <"$DATA"
     printed "$(printf '%s\n' '426 UPGRADE_REQUIRED' '201 CREATED' '201 CREATED' '204 NO_CONTENT' '200 OK')"
     replies 'KV/1.0 GET foo' '200 OK bar'
-    [[ $(ask 'KV/1.0 TTL foo') =~ ^'200 OK '(99[0-9]|1000)$ ]]
+    [[ $(ask 'KV/1.0 TTL foo') =~ ^'200 OK '(9[0-9][0-9]|1000)$ ]]
 }
 
 @test "time goes on while the server is down" {
@@ -121,7 +121,7 @@ says_log() {
     serve --data "$DATA"
     replies 'KV/1.0 GET k' '404 NOT_FOUND' \
             'KV/1.0 TTL again' '200 OK -1'
-    [[ $(ask 'KV/1.0 TTL stays') =~ ^'200 OK 99'[0-9]$ ]]
+    [[ $(ask 'KV/1.0 TTL stays') =~ ^'200 OK 9'[0-9][0-9]$ ]]
     # A deletion of what has gone by itself is no error in FILE.
     printf 'KV/1.0 DEL k\nKV/1.0 EXPIREAT k 1\n' >>"$DATA"
     restart
@@ -134,7 +134,7 @@ says_log() {
         'KV/1.0 PUT brief v' 'KV/1.0 EXPIRE brief 1' >/dev/null
     wait_until 10 gets 'KV/1.0 GET brief' '404 NOT_FOUND'
     restart
-    [[ $(ask 'KV/1.0 TTL k') =~ ^'200 OK 99'[0-9]$ ]]
+    [[ $(ask 'KV/1.0 TTL k') =~ ^'200 OK 9'[0-9][0-9]$ ]]
     replies 'KV/1.0 GET brief' '404 NOT_FOUND' 'KV/1.0 GET at' '404 NOT_FOUND'
     [[ $(ask 'KV/1.0 STATS') == '200 OK keys=1 '* ]]
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# make portable            compile with each compiler, without a warning, and run the suite on what came
-#                          of it; on the processors that this one is not, by qemu-user
-# make portable QUICK=1    of the suite, most only get the part in tests/protocol.bats and its like
+# make portable            compile with each compiler, without a warning, and run the suite on what
+#                          came of it; by qemu-user, on processors that this machine does not have
+# make portable QUICK=1    most get a part of the suite only
 #
-# What is compiled goes to a folder of its own, which is removed. docs.bats is not run: it builds its own.
+# What is compiled goes to a folder of its own, which is removed. docs.bats is not run: it
+# builds its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,7 @@ FAILED=0
 #     crypt    a library with crypt()
 #     shim     a shared object made by cc that goes into the server, for system calls that fail
 #     glibc    the words in which glibc tells an error
-WHOLE=(tests/{client,clients,expiry,frames,hostile,log,mailboxes,model,prompt,protocol,roles,server}.bats)
+mapfile -t WHOLE < <(printf '%s\n' tests/*.bats | grep -v -x tests/docs.bats)
 PART=(tests/{client,expiry,frames,protocol}.bats)
 
 # result STATUS WHAT: a line of TAP, as bats prints them.
@@ -28,7 +29,7 @@ result() {
     fi
 }
 
-# compile NAME VARIABLE=VALUE...: the programs, as make does it with these variables, go to a folder.
+# compile NAME VARIABLE=VALUE...: as make does it with these variables, but to a folder.
 compile() {
     local status=0 folder=$FOLDER/$1
     mkdir "$folder"
@@ -59,9 +60,10 @@ run() {
     [ $status = 0 ] || FAILED=1
 }
 
-# Debian has no 32-bit library with crypt(), and none for other processors; its musl has none either,
-# but there glibc's static one can stand in. gcc-multilib, which has the headers of -m32 in the usual place,
-# can't be installed beside compilers for other processors; gcc-12-multilib can.
+# Debian has no 32-bit library with crypt(), and none for other processors; its musl has none
+# either, but there glibc's static one can stand in. gcc-multilib, which puts headers where gcc
+# -m32 looks for them, can't be installed beside compilers for other processors; gcc-12-multilib
+# can.
 compile gcc CC=gcc
 compile clang CC=clang
 compile tcc CC=tcc
@@ -74,13 +76,15 @@ compile aarch64 CC=aarch64-linux-gnu-gcc LDLIBS="$PWD/tests/no_crypt.c"
 emulate s390x
 emulate aarch64
 
-# gcc is the compiler of make test, and clang and tcc use the same libc; so if it has to be quick, the whole
-# suite runs where libc is another, and where a long and a time_t have 32 bits.
+# gcc is the compiler of make test, and clang and tcc use the same libc. So if it has to be
+# quick, the whole suite runs where libc is another, and where a long and a time_t have 32 bits.
 #
-# Under qemu-user, prompt.bats is not run: it looks for the client by its name, which is qemu's there, and
-# locales are files in the byte order of this machine. Nor is hostile.bats, which is about memory and
-# descriptors: qemu has some of its own. Nor is roles.bats, for want of crypt().
-others=("${WHOLE[@]}") emulated=(tests/{client,expiry,frames,log,mailboxes,model,protocol,server}.bats)
+# Under qemu-user, prompt.bats is not run: it looks for the client by its name, which is qemu's
+# there, and locales are files in the byte order of this machine. Nor is hostile.bats, which is
+# about memory and descriptors: qemu has some of its own. Nor is roles.bats, for want of
+# crypt().
+others=("${WHOLE[@]}")
+emulated=(tests/{client,expiry,frames,log,mailboxes,model,protocol,server}.bats)
 if [ -n "${QUICK-}" ]; then
     others=("${PART[@]}") emulated=(tests/protocol.bats)
 fi

@@ -169,6 +169,7 @@ reply $BYE"
     release
 }
 
+# bats test_tags=timing
 @test "--timeout does not touch a client that is busy" {
     serve --timeout 1
     exec 8<>"/dev/tcp/127.0.0.1/$PORT"
@@ -244,6 +245,7 @@ reply $BYE"
     wait "${load[@]}" || :
 }
 
+# bats test_tags=timing
 @test "a signal to stop: requests that wait for a slow reader are answered, too" {
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     serve
