@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# make coverage    build both programs with gcov, run the suite on them, and print how many of their
+#                  lines and branches were run, and which were not
+#
+# What is compiled goes to a folder of its own, which is removed. A server that is killed by SIGKILL
+# does not write down what it has run, and counts for nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+FOLDER=$(mktemp -d)
+trap 'rm -rf "$FOLDER"' EXIT
+make -s -C "$FOLDER" -f "$PWD/Makefile" VPATH="$PWD" CC=gcc CFLAGS='-O0 -g --coverage' \
+    LDLIBS="-lcrypt $PWD/tests/coverage.c -Wl,--wrap=_exit"
+
+# docs.bats is not run: it builds its own.
+mapfile -t files < <(printf '%s\n' tests/*.bats | grep -v -x tests/docs.bats)
+status=0
+KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=3 \
+    bats --jobs 2 "${files[@]}" || status=$?
+
+# missed FILE: what gcov has noted in it, as FILE:LINE: what: the source.
+missed() {
+    awk -v file="$1" '
+        /^ *[0-9#=*-]+: *[0-9]+:/ {
+            split($0, part, ":")
+            line = part[2] + 0
+            source = substr($0, length(part[1] part[2]) + 3)
+            if (part[1] ~ /#####/) print file ":" line ": line:" source
+        }
+        /^branch .* taken 0( |$)/ { print file ":" line ": branch " $2 ":" source }'
+}
+
+cd "$FOLDER"
+for program in kvss kvss_client; do
+    echo "== $program.c"
+    gcov --branch-counts --branch-probabilities --stdout "$program-$program.gcda" >"$program.gcov"
+    missed "$program.c" <"$program.gcov"
+    gcov --branch-counts --branch-probabilities --no-output "$program-$program.gcda" |
+        sed -n "/^File.*$program\.c'/,/^\$/s/^\(Lines\|Taken\)/$program.c: \1/p"
+done
+exit $status
