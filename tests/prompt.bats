@@ -262,6 +262,7 @@ KV/1.0 PUT a 10'
 }
 
 # The terminal's settings, before and after, as a shell in that terminal sees them.
+# bats test_tags=process
 @test "the terminal is restored, however it ends" {
     serve
     for end in 'type "\004"' 'enter exit' 'enter quit' 'type "\003"' 'exec kill -TERM $pid' \
@@ -283,6 +284,7 @@ KV/1.0 PUT a 10'
     done
 }
 
+# bats test_tags=process
 @test "Ctrl-Z stops it with the terminal restored, and fg brings the line back" {
     serve
     at_terminal '
