@@ -11,7 +11,7 @@
  *     FB n  the peer takes 2^n bytes and no more for now; 0: none, from 15 on: any number
  *     FC    the peer ends its side
  *     FD    the connection is lost, and the peer makes another
- *     FE n  the last byte is sent 257 n times more
+ *     FE n  the last byte is sent 257 n times more; if it's an LF, n times
  *     FF n  bit 0: the disk is full; bit 1: a sync fails
  *
  * An input that fails nothing is run twice: once as it is, once cut into other pieces. The replies must be
@@ -269,10 +269,13 @@ static void pad(void) {
     bytes_add(&run.piece, nuls, (FRAME_SIZE - run.piece.len % FRAME_SIZE) % FRAME_SIZE);
 }
 
-static void repeat(size_t times) {
+/* Not 65,535 lines, which would only take long. */
+static void repeat(size_t n) {
     static char many[255 * 257];
+    char last = run.piece.len ? run.piece.at[run.piece.len - 1] : ' ';
+    size_t times = last == '\n' ? n : n * 257;
     if (times > SENT_MAX - run.piece.len) times = 0;
-    memset(many, run.piece.len ? run.piece.at[run.piece.len - 1] : ' ', times);
+    memset(many, last, times);
     bytes_add(&run.piece, many, times);
 }
 
@@ -297,7 +300,7 @@ static void play(const uint8_t *data, size_t size) {
         if (what < FAILS_MEMORY) {
             bytes_add(&run.piece, &data[i], 1);
         } else if (what == REPEATS) {
-            repeat(n * 257);
+            repeat(n);
         } else if (what == PADS) {
             pad();
         } else {
