@@ -42,15 +42,28 @@ setup() { fresh_copy; }
     grep -q '&& bats tests/$' "$ROOT/README.md"
 }
 
+# pages: all pages there are.
+pages() {
+    find "$ROOT/README.md" "$ROOT/docs" -name '*.md'
+}
+
+# anchors PAGE: what GitHub makes of its headings.
+anchors() {
+    sed -n 's/^##* //p' "$1" | tr '[:upper:]' '[:lower:]' | sed 's/[][`*(),.:;?!"/=+$<>'"'"']//g; s/ /-/g'
+}
+
 @test "links on the pages lead somewhere" {
-    for page in "$ROOT"/README.md "$ROOT"/docs/*.md; do
+    while read -r page; do
         while read -r link; do
+            case $link in http*) continue ;; esac
+            to=$(dirname "$page")/${link%%#*}
+            [ "${link%%#*}" ] || to=$page
+            [ -e "$to" ] || { echo "$page: $link" >&2; false; }
             case $link in
-            http*) ;;
-            *) [ -e "$(dirname "$page")/$link" ] || { echo "$page: $link" >&2; false; } ;;
+            *.md#* | '#'*) anchors "$to" | grep -q -x -F -e "${link#*#}" || { echo "$page: $link" >&2; false; } ;;
             esac
-        done < <(grep -o '](\([^)]*\))' "$page" | sed 's/^](//; s/)$//; s/#.*//')
-    done
+        done < <(grep -o '](\([^)]*\))' "$page" | sed 's/^](//; s/)$//')
+    done < <(pages)
 }
 
 # options_of PROGRAM: the options in --help, a line each, as "-p --port PORT".
@@ -98,7 +111,7 @@ described_in() {
 
 @test "functions that the pages name are in kvss.c" {
     # shellcheck disable=SC2016 # these are backquotes of Markdown
-    grep -o '`[a-z]*_[a-z_]*()`' "$ROOT"/docs/*.md | sed 's/.*`\(.*\)()`/\1/' | sort -u >"$BATS_TEST_TMPDIR/functions"
+    pages | xargs grep -h -o '`[a-z]*_[a-z_]*()`' | sed 's/.*`\(.*\)()`/\1/' | sort -u >"$BATS_TEST_TMPDIR/functions"
     [ -s "$BATS_TEST_TMPDIR/functions" ]
     while read -r function; do
         grep -q "^static .*\b$function(" "$ROOT/kvss.c" || { echo "$function() is not in kvss.c" >&2; false; }
