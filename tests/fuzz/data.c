@@ -193,7 +193,8 @@ static void check_file(void) {
 static void check_compaction(void) {
     off_t size = compact_size();
     struct client nobody = {.store = &store};
-    struct request r = request_from(&nobody);
+    struct request r;
+    request_begin(&r, &nobody, STR("KV/1.0 COMPACT"));
     server.now = sys.now;
     MUST(command_compact(&r) == ACCEPTED);
     for (int turns = 0; compaction.asked || compaction.phase != RESTING; turns++) {
