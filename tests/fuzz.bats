@@ -29,7 +29,8 @@ replay() {
     verbs=$("$KVSS" --help | sed -n 's/^  KV\/1\.0 \([A-Z]*\).*/\1/p')
     [ "$(wc -l <<<"$verbs")" -ge 17 ]
     for verb in $verbs; do
-        grep -q "^\"KV/1.0 $verb *\"\$" "$ROOT/tests/fuzz/kv.dict" || { echo "no $verb" >&2; return 1; }
+        grep -q "^\"KV/1.0 $verb *\"\$" "$ROOT/tests/fuzz/kv.dict" ||
+            { echo "no $verb" >&2; return 1; }
     done
     # Those that frames have, in lower case, with NULs up to 15 bytes.
     for verb in create delete list send connect; do

@@ -152,7 +152,8 @@ static void process_begin(void) {
     sys.memory = sys.steps = -1;
 }
 
-/* As main() ends, and then all memory and all descriptors are free. kept: the store may outlive it. */
+/* As main() ends, and then all memory and all descriptors are free. kept: the store may outlive it.
+ * */
 static void process_end(struct store *kept) {
     while (retired) store_sweep();
     if (kept) *kept = store, memset(&store, 0, sizeof store);

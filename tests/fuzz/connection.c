@@ -1,7 +1,7 @@
-/* The bytes of connections. Three peers talk to the loop of kvss: with WIRE=LINES two of them KV/1.0, and
- * the third in frames; with WIRE=FRAMES it's the other way round. The first byte of an input chooses
- * options, the second how the loop runs. Then come the bytes that the peers send; those that UTF-8 never
- * has say what else happens:
+/* The bytes of connections. Three peers talk to the loop of kvss: with WIRE=LINES two of them
+ * KV/1.0, and the third in frames; with WIRE=FRAMES it's the other way round. The first byte of an
+ * input chooses options, the second how the loop runs. Then come the bytes that the peers send;
+ * those that UTF-8 never has say what else happens:
  *
  *     F6 n  n allocations succeed, and no more after that; from 16 on: any number
  *     F7    NULs are added to what was sent, up to a multiple of 1,024 bytes
@@ -14,8 +14,8 @@
  *     FE n  the last byte is sent 257 n times more; if it's an LF, n times
  *     FF n  bit 0: the disk is full; bit 1: a sync fails
  *
- * An input that fails nothing is run twice: once as it is, once cut into other pieces. The replies must be
- * the same. */
+ * An input that fails nothing is run twice: once as it is, once cut into other pieces. The replies
+ * must be the same. */
 #include "check.h"
 
 #pragma clang attribute push(__attribute__((no_sanitize("coverage"))), apply_to = function)
@@ -141,8 +141,8 @@ static void check_status(struct str line, struct str answer) {
     MUST(strstr(allowed, code) || (run.fails && strcmp(code, "500") == 0));
 }
 
-/* Keeps of a reply what does not depend on how the requests were cut. Whether a message is on its way
- * does, and how many wait. */
+/* Keeps of a reply what does not depend on how the requests were cut. Whether a message is on its
+ * way does, and how many wait. */
 static void note(struct str line, struct str answer) {
     size_t uptime = 0; /* STATS all: after the uptime come bytes and connections */
     while (uptime < answer.len && answer.bytes[uptime] != 'c') uptime++;
@@ -218,7 +218,8 @@ static size_t frames_read(const struct peer *p) {
     return frames;
 }
 
-/* All that comes back is whole frames; each frame gets one that is not a message, or several of a list. */
+/* All that comes back is whole frames; each frame gets one that is not a message, or several of a
+ * list. */
 static void check_frames(struct peer *p, bool exact) {
     size_t answers_len = 0, lists = 0, frames = frames_read(p);
     MUST(!exact || p->got.len % FRAME_SIZE == 0);

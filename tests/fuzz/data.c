@@ -1,14 +1,15 @@
-/* A data file at the start. The first byte of an input chooses options, the second how many changes of files
- * are made before kvss is killed, the first time. The rest is the file; there FE n means that the last
- * byte stands there 257 n times more. What kvss makes of it is held against a model, which knows no more
- * than docs/protocol.md. */
+/* A data file at the start. The first byte of an input chooses options, the second how many changes
+ * of files are made before kvss is killed, the first time. The rest is the file; there FE n means
+ * that the last byte stands there 257 n times more. What kvss makes of it is held against a model,
+ * which knows no more than docs/protocol.md. */
 #include "check.h"
 
 #pragma clang attribute push(__attribute__((no_sanitize("coverage"))), apply_to = function)
 
 enum { HEADER = 1, REPAIRS = 2, ALWAYS = 4, SHORT_READS = 8, OLD_BAD = 16, REPEATS = 0xFE };
 
-/* What should come of the file: lines that are good, and others, as they are to be in FILE and FILE.bad. */
+/* What should come of the file: lines that are good, and others, as they are to be in FILE and
+ * FILE.bad. */
 static struct {
     bool begun, fits; /* it's the beginning of a header; or it has one */
     struct bytes good, bad;
@@ -211,8 +212,8 @@ static void check_compaction(void) {
     stop();
 }
 
-/* FILE.bad has the bad lines, after what was there before; after a start that was killed, perhaps once
- * more. */
+/* FILE.bad has the bad lines, after what was there before; after a start that was killed, perhaps
+ * once more. */
 static void check_bad(struct str before, bool killed_before) {
     const struct inode *inode = name_find("/data.bad")->inode;
     size_t len = before.len + model.bad.len;

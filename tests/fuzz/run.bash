@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# run.bash [lines|frames|data...]: fuzzes kvss with clang's libFuzzer, ASan and UBSan, on these entries or
-# on all. First the corpus is replayed, then each is fuzzed for TIME seconds, 60 or as given; 0: not at
-# all. What is found is kept in OUT, tests/fuzz/out or as given:
+# run.bash [lines|frames|data...]: fuzzes kvss with clang's libFuzzer, ASan and UBSan, on these
+# entries or on all. First the corpus is replayed, then each is fuzzed for TIME seconds, 60 or as
+# given; 0: not at all. What is found is kept in OUT, tests/fuzz/out or as given:
 #
 #     OUT/lines crash-...     runs that input again
 #

@@ -1,6 +1,7 @@
-/* The system as kvss.c sees it here: memory, clock, files and sockets, all of them in this process and
- * all as the harness says. So nothing waits, every run of an input is the same, and whatever can fail
- * in a real system can fail here. kvss.c is as it is: macros lead its calls to these functions. */
+/* The system as kvss.c sees it here: memory, clock, files and sockets, all of them in this process
+ * and all as the harness says. So nothing waits, every run of an input is the same, and whatever
+ * can fail in a real system can fail here. kvss.c is as it is: macros lead its calls to these
+ * functions. */
 #define _XOPEN_SOURCE     700
 #define _FILE_OFFSET_BITS 64
 
@@ -40,8 +41,8 @@ static void must_fail(const char *file, int line, const char *condition) {
     abort();
 }
 
-/* Bytes of the harness itself, at the end of which more can be put. To add none is to be sure that at is
- * not NULL. */
+/* Bytes of the harness itself, at the end of which more can be put. To add none is to be sure that
+ * at is not NULL. */
 struct bytes {
     char *at;
     size_t len, size;
