@@ -608,7 +608,7 @@ async def report(world, compactions):
         seconds = time.monotonic() - began
         if seconds < 60 * minutes:
             continue
-        minutes += 1
+        minutes = seconds // 60 + 1
         stats = figures(await world.ask(b"STATS all"))
         print(
             f"{seconds:5.0f} s: {stats['connections']} clients, {world.connections} connections,"
