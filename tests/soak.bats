@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
-# A short soak, and the attacks in small: what others are served meanwhile, whatever the time it takes.
-# make soak and make attacks are the long ones.
+# A short soak, and the attacks in small: that others are served meanwhile, in whatever time it
+# takes. make soak and make attacks are the long ones.
 
 load helper
 
@@ -25,8 +25,8 @@ others() {
     ./load --port "$PORT" --connections 20 --keys 1000 --plan 2000 --ms 500 "$@"
 }
 
-# survives ATTACK COUNT [KEYS]: the others get their replies while it goes on, and when it's over, no
-# descriptor of it is left. OTHERS is how they are to be told.
+# survives ATTACK COUNT [KEYS PID]: the others get their replies while it goes on, and when it's
+# over, no descriptor of it is left. OTHERS are options for them.
 survives() {
     local line
     mkfifo ready

@@ -101,7 +101,8 @@ def auth(port, count):
 
     def rates():
         seconds = time.monotonic() - began
-        return ", ".join(f"{n / seconds:.0f} {code.decode()} a second" for code, n in answers.items())
+        each = (f"{n / seconds:.0f} {code.decode()} a second" for code, n in answers.items())
+        return ", ".join(each)
 
     for _ in range(count):
         come()

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# What hostile clients cost the others. 20 clients wait for each reply before they ask again, and are
-# measured without and with each attack, in rounds that alternate; printed are the medians, in us. The
-# attacker shares a core with these 20: a part of what they wait is its work, and not the server's.
+# What hostile clients cost the others. 20 clients wait for each reply before they ask again, and
+# are measured without and with each attack, in rounds that alternate; printed are the medians, in
+# us. The attacker shares a core with these 20: a part of what they wait is its work, and not the
+# server's.
 #
 #     make attacks            some five minutes
-#     make attacks ONLY=auth  one of them: slowloris, deaf, turns, lists, auth, flood, expiry, leaves
+#     make attacks ONLY=auth  one: slowloris, deaf, turns, lists, auth, flood, expiry, leaves
 set -eu
 # shellcheck source-path=SCRIPTDIR source=../bench/common.bash
 source "${BASH_SOURCE[0]%/*}/../bench/common.bash"
@@ -88,7 +89,8 @@ start() {
 
 # known_seed: a kvss whose seed is known: zeros.
 known_seed() {
-    sed 's/read(random, store_seed, sizeof store_seed) != sizeof store_seed/0/' "$ROOT/kvss.c" >"$WORK/kvss.c"
+    sed 's/read(random, store_seed, sizeof store_seed) != sizeof store_seed/0/' \
+        "$ROOT/kvss.c" >"$WORK/kvss.c"
     if cmp -s "$ROOT/kvss.c" "$WORK/kvss.c"; then return 1; fi
     mkdir "$WORK/known"
     cc -O2 -w -o "$WORK/known/kvss" "$WORK/kvss.c" -lcrypt -lrt

@@ -1,6 +1,6 @@
 /* collide: prints so many keys that share a table of kvss, and a quarter of its slots, under a seed
- * of zeros. A flood of them is one long run of slots, and the search for each goes through it: what an
- * attacker could do who knows the seed. It takes kvss's own hash, from kvss.c. */
+ * of zeros. A flood of them is one long run of slots, and the search for each goes through it: what
+ * an attacker could do who knows the seed. It takes kvss's own hash, from kvss.c. */
 #define main kvss_main
 #include "../../kvss.c"
 #undef main

@@ -76,7 +76,7 @@ class Keys:
 
 class Register:
     """A key that many write and read at once. A value is named by the time its write began. Once a
-    write has been acknowledged, or read, no later read may get one that had ended before it began."""
+    write has been acknowledged, or read, no later read may get one that ended before it began."""
 
     clock = itertools.count(1)
 

@@ -134,7 +134,7 @@ class Connection:
         self.writer.transport.pause_reading()
 
     def read_again(self):
-        """With a larger buffer: a small one holds one turn of our loop, and megabytes take minutes."""
+        """With a larger buffer: through a small one, megabytes take minutes."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LINE_MAX)
         self.writer.transport.resume_reading()
 
@@ -549,8 +549,8 @@ async def sends(p):
 
 
 async def holds(p):
-    """Takes a mailbox, perhaps from another, is slow at times, and leaves it in some way. Who loses it in
-    the middle of a message gets the end of the stream there, and the next holder the whole message."""
+    """Takes a mailbox, perhaps from another, is slow at times, and leaves it in some way. Who loses
+    it in the middle of a message gets the end of the stream there, the next holder all of it."""
     c = await p.world.connect(buffer=4096)
     box = p.random.choice(p.world.boxes)
     c.send(b"CONNECT " + box.name)
