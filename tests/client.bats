@@ -52,6 +52,16 @@ gives() {
     printed '200 OK 5050'
 }
 
+@test "once: no limit of time, words that begin with a dash, and what is almost a version" {
+    serve
+    gives 1 '404 NOT_FOUND' --timeout 0 get k
+    gives 1 '404 NOT_FOUND' -- get k
+    gives 1 '400 BAD_REQUEST' -
+    gives 1 '400 BAD_REQUEST' KV/x get k
+    gives 1 '400 BAD_REQUEST' /1.0 get k
+    gives 1 '403 FORBIDDEN' manage 123
+}
+
 @test "once: a value of many words, with spaces, or of any byte" {
     serve
     gives 0 '201 CREATED' put name John Smith
@@ -119,13 +129,19 @@ gives() {
     run "$KVSS_CLIENT" -H nowhere.invalid get x
     [ "$status" = 2 ]
     [[ $output == 'kvss_client: nowhere.invalid: '* ]]
+    # This is no address of a server, and connect() says so at once.
+    run "$KVSS_CLIENT" -H 255.255.255.255 get x
+    [ "$status" = 2 ]
+    [[ $output == 'kvss_client: 255.255.255.255 port '* ]]
 }
 
 @test "a bad command line: one line, status 2" {
     PORT=1
     gives 2 'kvss_client: --nonsense: no such option; see kvss_client --help' --nonsense
     gives 2 'kvss_client: --port: PORT is missing' --port
-    gives 2 "kvss_client: port: 'x' is not a number from 0 to 65535" -p x
+    for port in x '' 9x -1 65536; do
+        gives 2 "kvss_client: port: '$port' is not a number from 0 to 65535" -p "$port"
+    done
     gives 2 'kvss_client: --value=1: this option takes no value' --value=1
     gives 2 'kvss_client: a command, or --file: not both' --file x get y
     gives 2 'kvss_client: /nonexistent: No such file or directory' --file /nonexistent

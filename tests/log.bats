@@ -350,7 +350,7 @@ says_log() {
     descriptors=$(find "/proc/$PID/fd" 2>/dev/null | wc -l)
     for ((i = 2; i <= 100; i++)); do
         ask 'KV/1.0 COMPACT' >/dev/null
-        so_many() { [ "$(grep -c ' compact ' "$LOG")" -ge $i ]; }
+        so_many() { [ "$(grep -c ' compact ' "$LOG")" -ge "$i" ]; }
         wait_until 20 so_many
     done
     alone() { [ -z "$(pgrep -P "$PID")" ]; }
@@ -462,6 +462,39 @@ says_log() {
     mv "$DATA.crashed" "$DATA"
     restart
     replies 'KV/1.0 GET a' '200 OK 1' 'KV/1.0 GET b' '200 OK 2' 'KV/1.0 GET c' '404 NOT_FOUND'
+}
+
+@test "a full disk and --verbose: the log says which reply became a 500" {
+    command -v prlimit >/dev/null || skip "prlimit is needed: apt-get install util-linux"
+    serve --data "$DATA" --verbose
+    ask "KV/1.0 PUT long $(printf '%050000d' 0)"
+    prlimit --pid "$PID" --fsize=50100:unlimited
+    replies "KV/1.0 PUT a $(printf '%01000d' 0)" '500 SERVER_ERROR'
+    run sed -n 's/^[^ ]* \(reply\|revoke\) 127\.0\.0\.1:[0-9]* /\1 /p' "$LOG"
+    printed $'reply 201 CREATED\nreply 201 CREATED\nrevoke 500 SERVER_ERROR'
+    prlimit --pid "$PID" --fsize=unlimited:unlimited
+}
+
+@test "more than a megabyte of changes in a turn: all are kept" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    serve --data "$DATA" --quiet
+    kill -s STOP "$PID"
+    fds=()
+    for i in {1..120}; do
+        connect
+        fds+=("$FD")
+        seq 1 15 | sed "s/.*/KV\/1.0 PUT k$i-& $(printf '%01000d' 0)/" >&"$FD"
+    done
+    # The kernel has taken it all, while the server sleeps.
+    arrived() { [ "$(ss -tnH "sport = :$PORT" | awk '{ n += $2 } END { print n }')" -ge 1800000 ]; }
+    wait_until 20 arrived
+    kill -s CONT "$PID"
+    for fd in "${fds[@]}"; do
+        hears "$fd" '201 CREATED' '201 CREATED' '201 CREATED'
+    done
+    hang_up "${fds[@]}"
+    restart
+    [[ $(ask 'KV/1.0 STATS') == '200 OK keys=1800 '* ]]
 }
 
 @test "a full disk under many clients: acknowledged or not, and a restart agrees" {

@@ -88,12 +88,12 @@ emulated=(tests/{client,expiry,frames,log,mailboxes,model,protocol,server}.bats)
 if [ -n "${QUICK-}" ]; then
     others=("${PART[@]}") emulated=(tests/protocol.bats)
 fi
+export PATIENCE=5 BATS_TEST_TIMEOUT=600 # qemu is slow, and all of this at once, too
 run musl '!glibc,!shim' "${WHOLE[@]}"
 run gcc-m32 '!crypt,!shim' "${WHOLE[@]}"
 run gcc '' "${others[@]}"
 run clang '' "${others[@]}"
 run tcc '' "${others[@]}"
-export PATIENCE=5 BATS_TEST_TIMEOUT=600
 run s390x '!crypt,!shim' "${emulated[@]}"
 run aarch64 '!crypt,!shim' "${emulated[@]}"
 exit "$FAILED"

@@ -84,6 +84,29 @@ see "KVSS> "'
         exit [closed]'
 }
 
+@test "an IPv6 address is shown in brackets; an empty line asks for nothing" {
+    serve --host ::1 || skip "this machine has no ::1"
+    at_terminal "$START"'
+        enter {}
+        see "KVSS> "
+        enter {}
+        see "KVSS> "
+        enter exit
+        exit [closed]' --host ::1
+    [[ $output == *"connected to [::1]:$PORT from port "* ]]
+    [ "$("$KVSS_CLIENT" --host ::1 --port "$PORT" --value stats | sed 's/.*served=//')" = 1 ]
+}
+
+@test "a terminal that can do nothing gets no prompt: a request a line" {
+    serve
+    at_terminal 'spawn -noecho env TERM=dumb $env(CLIENT) --port $env(PORT)
+        enter "get k"
+        see "404 NOT_FOUND"
+        type "\004"
+        ended'
+    [[ $output != *KVSS* ]]
+}
+
 @test "help lists every command" {
     serve
     at_terminal "$START"'
@@ -122,6 +145,8 @@ edits() {
     edits 'get two words  \027\027key8' 'GET key8'
     edits 'get k\033Oay\033\[99~\033xk9' 'GET kyk9' # sequences that mean nothing here
     edits 'get key\033\[1~\033\[4~10' 'GET key10'
+    edits '  x\027\027get key12' 'GET key12'
+    edits 'get key13\014' 'GET key13'
     edits 'get key11\033\[1;2R\033\[1;2R${left}${right}' 'GET key11' # Shift-F3 is no report
 }
 

@@ -319,7 +319,7 @@ refuses() {
         managers "$bad"
         refuses "$MANAGERS, line 1: $no_hash"
     done
-    for bad in ":$EVE" "a b:$EVE" $'a\tb:'"$EVE" $'\xff:'"$EVE"; do
+    for bad in ":$EVE" "a b:$EVE" $'a\tb:'"$EVE" $'\xff:'"$EVE" "$(printf '%0251d' 0):$EVE"; do
         managers "ray:$RAY" "$bad"
         refuses "$MANAGERS, line 2: $no_name"
     done

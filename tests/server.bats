@@ -150,11 +150,11 @@ reply $BYE"
 
 @test "no client can forge a line of the log, or reach the terminal that shows it" {
     serve -v
-    printf 'a\rb\x1b[31mc\x7f\\d\t\xc2\x9be\n\xffx\nth\xc3\xa0nh\n%05000d\n' 0 | talk
+    printf 'a\rb\x1b[31mc\x7f\\d\t\xc2\x9be\n\xffx\nth\xc3\xa0nh \xc2\xa3\n%05000d\n' 0 | talk
     run sed -n 's/^[^ ]* request 127\.0\.0\.1:[0-9]* //p' "$LOG"
     [ "${lines[0]}" = 'a\x0Db\x1B[31mc\x7F\x5Cd\x09\xC2\x9Be' ]
     [ "${lines[1]}" = '\xFFx' ]
-    [ "${lines[2]}" = $'th\xc3\xa0nh' ]
+    [ "${lines[2]}" = $'th\xc3\xa0nh \xc2\xa3' ]
     [[ ${lines[3]} =~ ^0{1900,2048}\.\.\.$ ]]
 }
 
@@ -218,18 +218,21 @@ reply $BYE"
 
 @test "a signal to stop: what has arrived is answered first" {
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
-    serve
-    kill -s STOP "$PID"
-    { seq 1 1000 | sed 's/.*/KV\/1.0 FROB/' | talk >"$BATS_TEST_TMPDIR/replies"; } 3>&- &
-    talker=$!
-    # The kernel takes the connection and its 12,000 bytes, while the server sleeps.
-    arrived() { [ "$(ss -tnH "sport = :$PORT" | awk '{ print $2 }')" -ge 12000 ]; }
-    wait_until 10 arrived
-    kill -s TERM "$PID"
-    kill -s CONT "$PID"
-    ended "$PID"
-    wait "$talker"
-    [ "$(grep -c '^400 BAD_REQUEST$' "$BATS_TEST_TMPDIR/replies")" = 1000 ]
+    for signal in TERM INT; do
+        serve
+        kill -s STOP "$PID"
+        { seq 1 1000 | sed 's/.*/KV\/1.0 FROB/' | talk >"$BATS_TEST_TMPDIR/replies"; } 3>&- &
+        talker=$!
+        # The kernel takes the connection and its 12,000 bytes, while the server sleeps.
+        arrived() { [ "$(ss -tnH "sport = :$PORT" | awk '{ print $2 }')" -ge 12000 ]; }
+        wait_until 10 arrived
+        kill -s $signal "$PID"
+        kill -s CONT "$PID"
+        ended "$PID"
+        wait "$talker"
+        [ "$(grep -c '^400 BAD_REQUEST$' "$BATS_TEST_TMPDIR/replies")" = 1000 ]
+        grep -q " stop SIG$signal\$" "$LOG"
+    done
 }
 
 @test "a signal to stop is seen under load" {
@@ -351,6 +354,15 @@ reply $BYE"
     run ask 'KV/1.0 QUIT'
     printed "$BYE"
     instrumented || [ "$(ps -o cputimes= -p "$PID")" -le 1 ]
+}
+
+@test "started with so many files open that select() could not wait for it: one line, status 1" {
+    ulimit -Sn 1200 2>/dev/null || skip "ulimit -n 1200 is refused here"
+    # shellcheck disable=SC2016 # that shell expands them
+    run timeout 20 bash -c 'exec 3</dev/null 4<&3 5<&3 6<&3 7<&3 8<&3 9<&3
+        for _ in {10..1100}; do exec {fd}<&3; done; exec "$1" --port 0' - "$KVSS"
+    [ "$status" = 1 ]
+    [ "${lines[-1]}" = 'kvss: too many files are open already' ]
 }
 
 @test "a client that leaves before its replies does no harm" {

@@ -29,10 +29,11 @@ END
     chmod +x "$FOLDER/$program"
 done
 
-# Not run: docs.bats, which builds its own; tests with the tag timing, in which kvss has a second for
-# what takes it longer here; those with the tag process, which look for the client by its name, or
-# stop it by Ctrl-Z, where valgrind goes on. Tests that measure memory and time, or have calls fail by
-# a shared object, see that they can't (instrumented and faulty, in the tests).
+# Not run: docs.bats, which builds its own; tests with the tag timing, in which kvss has a
+# second for what takes it longer here; those with the tag process, which look for the client by
+# its name, or stop it by Ctrl-Z, where valgrind goes on. Tests that measure memory and time, or
+# have calls fail by a shared object, see that they can't (instrumented and faulty, in the
+# tests).
 mapfile -t files < <(printf '%s\n' tests/*.bats | grep -v -x tests/docs.bats)
 [ -z "${QUICK-}" ] || files=(tests/{client,protocol,roles}.bats)
 status=0
