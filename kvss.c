@@ -2528,12 +2528,14 @@ static void client_quit(struct client *c) {
     c->phase = QUITTING;
 }
 
-/* Runs a request and appends the reply. */
-static void client_answer(struct client *c, struct request *r) {
+static void client_count(struct client *c, const struct request *r) {
     server.served++;
     c->active = server.now;
     if (options[VERBOSE].value) event("request", c->name, request_shown(r));
-    r->status = request_run(r);
+}
+
+/* Appends the reply to a request that has been run, or refused. */
+static void client_reply(struct client *c, struct request *r) {
     if (r->reason.len) client_event(c, "bad", r->reason);
     if (r->reason.len && options[EXPLAIN].value) r->data = r->reason;
     size_t before = c->out.len;
@@ -2548,14 +2550,21 @@ static void client_answer(struct client *c, struct request *r) {
     if (r->close) client_quit(c);
 }
 
-/* 400, whatever the line says. */
+static void client_answer(struct client *c, struct request *r) {
+    client_count(c, r);
+    r->status = request_run(r);
+    client_reply(c, r);
+}
+
+/* Whatever the line says, it's not run: 400. */
 static void client_refuse(struct client *c, struct str line, const char *reason) {
     struct request r;
     request_begin(&r, c, line);
     (void)request_parse(&r);
-    r.reason = str_of(reason);
+    client_count(c, &r);
     r.status = BAD_REQUEST;
-    client_answer(c, &r);
+    r.reason = str_of(reason);
+    client_reply(c, &r);
 }
 
 /* What is left in the buffer has no LF. Full, it's too long a line; at the end of the stream, a

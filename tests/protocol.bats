@@ -255,6 +255,10 @@ long() {
     output=$(printf 'KV/1.0 PUT a 1\nKV/1.0 PUT b 2' | talk)
     printed $'201 CREATED\n400 BAD_REQUEST'
     replies 'KV/1.0 GET b' '404 NOT_FOUND'
+    for line in 'PUT b 2' 'KV/2.0 PUT b 2' 'KV/1.0 MANAGE 1 GET b'; do
+        output=$(printf '%s' "$line" | talk)
+        printed '400 BAD_REQUEST'
+    done
     output=$(printf '' | talk)
     printed ''
 }
