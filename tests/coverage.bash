@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# make coverage    build both programs with gcov, run the suite on them, and print how many of their
-#                  lines and branches were run, and which were not
+# make coverage    build both programs with gcov, run the suite and the fault sweep on them, and print
+#                  how many of their lines and branches were run, and which were not
 #
-# What is compiled goes to a folder of its own, which is removed. Of a server that is killed by
-# SIGKILL, what it did last is not counted.
+# What is compiled goes to a folder of its own, which is removed. The server is the one whose calls can
+# be made to fail; they don't, unless the sweep has them fail. What a server did that is killed by
+# SIGKILL is not counted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 FOLDER=$(mktemp -d)
 trap 'rm -rf "$FOLDER"' EXIT
-make -s -C "$FOLDER" -f "$PWD/Makefile" VPATH="$PWD" CC=gcc CFLAGS='-O0 -g --coverage' \
-    LDLIBS="-lcrypt $PWD/tests/coverage.c -Wl,--wrap=_exit,--wrap=pselect"
+FLAGS='-O0 -g --coverage tests/coverage.c -Wl,--wrap=_exit' CC=gcc tests/faults/build.bash "$FOLDER/kvss"
+make -s -C "$FOLDER" -f "$PWD/Makefile" VPATH="$PWD" CC=gcc CFLAGS='-O0 -g --coverage' kvss_client
 
 # docs.bats is not run: it builds its own.
 mapfile -t files < <(printf '%s\n' tests/*.bats | grep -v -x tests/docs.bats)
 status=0
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=5 BATS_TEST_TIMEOUT=600 \
     bats --jobs 2 "${files[@]}" || status=$?
+tests/faults/sweep.py --short "$FOLDER/kvss" || status=$?
 
 # missed FILE: what gcov has noted in it, as FILE:LINE: what: the source.
 missed() {

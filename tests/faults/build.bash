@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.bash OUT: kvss with sanitizers, whose calls can be made to fail, see faults.c.
+# build.bash OUT: kvss whose calls can be made to fail, see faults.c. With sanitizers, or with FLAGS.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 wraps=()
@@ -7,6 +7,7 @@ for call in $(sed -nE 's/^ +(FAILS|CUTS)\(([a-z0-9_]+),.*/\2/p' tests/faults/fau
     aio_error64 aio_return64; do
     wraps+=("-Wl,--wrap=$call")
 done
-${CC:-cc} -std=gnu11 -Wall -Wextra -Wpedantic -O1 -g -fno-omit-frame-pointer \
-    -fsanitize=address,undefined -fno-sanitize-recover=undefined "${wraps[@]}" \
+sanitized='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined'
+# shellcheck disable=SC2086 # several
+${CC:-cc} -std=gnu11 -Wall -Wextra -Wpedantic ${FLAGS:-$sanitized} "${wraps[@]}" \
     -o "$1" "${KVSS_SOURCE:-kvss.c}" tests/faults/faults.c -lcrypt -lrt
