@@ -238,6 +238,7 @@ get b'
     run wait "$pid"
 }
 
+# bats test_tags=process
 @test "once: a closed stdin, stdout or stderr is not taken for the server" {
     serve --verbose
     gives 0 '201 CREATED' put k v <&-
