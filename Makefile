@@ -1,19 +1,23 @@
 # make             build kvss and kvss_client
 # make test        run the tests
-# make portable    compile it with other compilers and for other processors, and run the tests on that;
-#                  QUICK=1 runs a part of them on most
-# make valgrind    run the tests under valgrind; QUICK=1 runs a part of them
-# make coverage    run the tests, and list the lines and branches that they do not reach
-# make bench       measure it beside other servers, in some six minutes; QUICK=1 only checks the replies
-# make faults      make each call of it fail that can, one in each of thousands of sessions
-# make fuzz        fuzz it with clang's libFuzzer, a minute on each of three entries; TIME=SECONDS for other times
-# make soak        a quarter of an hour (or SECONDS=) of a thousand clients, good and bad, beside a model
-# make attacks     what hostile clients cost the others, in some five minutes; ONLY= for one attack
+# make demo        watch a session; PACE=2 is half as fast
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
 # make SANITIZE=1  builds with AddressSanitizer and UBSan; CC=clang, tcc, musl-gcc, ... with another
 #                  compiler. When the flags change, everything is built anew.
+#
+# These take minutes, or with QUICK=1 less; the head of each script says more:
+#
+# make bench       measure it beside other servers
+# make portable    compile it with other compilers and for other processors, and test that
+# make valgrind    run the tests under memcheck
+# make coverage    see which lines and branches the tests run
+# make faults      make each call fail that can, one in each of thousands of sessions
+# make fuzz        have it read what nobody thought of, for TIME=60 seconds on each of three entries
+# make soak        serve a thousand clients, good and bad, for SECONDS=900, beside a model
+# make attacks     measure what hostile clients cost the others
+# make labs        check the labs, their tests and their model solutions
 
 PREFIX   ?= /usr/local
 STANDARD  = -std=c99 -Wall -Wextra -Wpedantic
@@ -49,30 +53,17 @@ test: all
 	@command -v bats >/dev/null || { echo 'make test needs bats: apt-get install bats' >&2; exit 1; }
 	bats tests/
 
-bench: kvss
-	@QUICK='$(QUICK)' OUT='$(OUT)' tests/bench/run.bash
+bench soak attacks demo: kvss
 
-faults:
-	@d=$$(mktemp -d); trap 'rm -r "$$d"' EXIT; \
-	tests/faults/build.bash "$$d/kvss" && tests/faults/sweep.py "$$d/kvss"
-
-fuzz:
-	@TIME='$(TIME)' OUT='$(OUT)' tests/fuzz/run.bash
-
-soak: kvss
-	@tests/soak/soak.py --kvss ./kvss --seconds '$(or $(SECONDS),900)' $(if $(SEED),--seed '$(SEED)')
-
-attacks: kvss
-	@ONLY='$(ONLY)' tests/soak/attacks.bash
-
-portable:
-	@QUICK='$(QUICK)' tests/portable.bash
-
-valgrind:
-	@QUICK='$(QUICK)' tests/valgrind.bash
-
-coverage:
-	@tests/coverage.bash
+bench:    ; @tests/bench/run.bash
+portable: ; @tests/portable.bash
+valgrind: ; @tests/valgrind.bash
+coverage: ; @tests/coverage.bash
+faults:   ; @tests/faults/run.bash
+fuzz:     ; @tests/fuzz/run.bash
+soak:     ; @tests/soak/soak.py --kvss ./kvss --seconds $${SECONDS:-900} $${SEED:+--seed $$SEED}
+attacks:  ; @tests/soak/attacks.bash
+demo:     ; @docs/demo.bash
 
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
@@ -82,4 +73,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench faults fuzz soak attacks portable valgrind coverage clean install always
+.PHONY: all test bench portable valgrind coverage faults fuzz soak attacks demo install clean always
