@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# make demo: what kvss does, in less than a minute. What is typed here is sent to a real server, and what comes
-# back is what it says. PACE=2 is half as fast, PACE=0 does not wait at all.
+# make demo: what kvss does, in less than a minute. What is typed here is sent to a real server, and
+# what comes back is what it says. PACE=2 is half as fast, PACE=0 does not wait at all.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PACE=${PACE-1}
@@ -77,7 +77,8 @@ say 'kvss keeps values under keys. A request is a line, and so is the reply.'
 enters ann
 asks ann 'KV/1.0 PUT name John' 'KV/1.0 GET name'
 say 'To PUT again is to replace. A value is the rest of the line.'
-asks ann 'KV/1.0 PUT name Jane Doe of Hà Nội' 'KV/1.0 GET name' 'KV/1.0 DEL name' 'KV/1.0 GET name'
+asks ann 'KV/1.0 PUT name Jane Doe of Hà Nội' 'KV/1.0 GET name'
+asks ann 'KV/1.0 DEL name' 'KV/1.0 GET name'
 
 say 'Errors have numbers too. (--explain makes the server say why.)'
 asks ann 'KV/1.0 GET' 'KV/1.0 PUT keyonly' 'KV/1.0 INVALID command' 'WRONG/1.0 GET test'
@@ -97,6 +98,6 @@ hears bob
 say 'A hundred more connect, and each stores a key.'
 for n in {1..100}; do enters "$n"; done
 for n in {1..100}; do echo "KV/1.0 PUT key$n value$n" >&"${connections[$n]}"; done
-for n in {1..100}; do IFS= read -r -t 10 -u "${connections[$n]}"; echo "$REPLY"; done | sort | uniq -c
+for n in {1..100}; do read -r -t 10 -u "${connections[$n]}"; echo "$REPLY"; done | sort | uniq -c
 pause 10
 asks ann 'KV/1.0 GET key42' 'KV/1.0 STATS' 'KV/1.0 QUIT'

@@ -2,8 +2,8 @@
 #
 #     LC_ALL=C awk -f docs/kvss-to-redis.awk data | redis-cli --pipe
 #
-# A command of Redis says how long each of its words is, in bytes; hence LC_ALL=C. Whatever the bytes of
-# a value are, it needs no quotes.
+# A command of Redis says how long each of its words is, in bytes; hence LC_ALL=C. Whatever the
+# bytes of a value are, it needs no quotes.
 
 BEGIN { ORS = "\r\n" }
 
@@ -44,8 +44,8 @@ verb == "DEL" { command("DEL", key) }
 verb == "EXPIREAT" { deadline[key] = milliseconds(rest); next }
 { delete deadline[key] }
 
-# Each key's last deadline, and only then: one that is past would make Redis remove the key at once, when
-# a later line may put it off.
+# Each key's last deadline, and only then: one that is past would make Redis remove the key at once,
+# when a later line may put it off.
 END {
     for (key in deadline) {
         command("PEXPIREAT", key)

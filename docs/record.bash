@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Records docs/demo.bash as docs/demo.svg, or as the file that is named: an animation for the README. Needs
-# termtosvg (Debian has it, and pip).
+# Records docs/demo.bash as docs/demo.svg, or as the file that is named: an animation for the
+# README. Needs termtosvg (Debian has it, and pip).
 set -euo pipefail
 picture=$(realpath "${1-$(dirname "${BASH_SOURCE[0]}")/demo.svg}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-command -v termtosvg >/dev/null || { echo 'termtosvg is needed: apt-get install termtosvg' >&2; exit 1; }
+if ! command -v termtosvg >/dev/null; then
+    echo 'termtosvg is needed: apt-get install termtosvg' >&2
+    exit 1
+fi
 make -s kvss
 
-# termtosvg also records what is typed, and the end of that would end it. Nothing comes from this pipe, and
-# no end.
+# termtosvg also records what is typed, and the end of that would end it. Nothing comes from this
+# pipe, and no end.
 keyboard=$(mktemp -u)
 mkfifo "$keyboard"
 exec 5<>"$keyboard"

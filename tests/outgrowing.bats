@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
-# docs/outgrowing.md: a store that moves to other servers has the same keys, values and deadlines there.
+# docs/outgrowing.md: a store that moves to other servers has the same keys, values and deadlines
+# there.
 
 # shellcheck disable=SC2153,SC2016 # PORT is set by serve; $3 is a word of Redis
 load helper
@@ -17,8 +18,8 @@ setup() {
 
 # block NAME: the page's commands of that name, with its ports changed to ours.
 block() {
-    sed -n '/^```sh '"$1"'$/,/^```$/p' "$PAGE" | sed "/^\`\`\`/d; s/127.0.0.1:9000/127.0.0.1:$PORT/
-        s/9443/${TLS_PORT-}/" | grep .
+    sed -n '/^```sh '"$1"'$/,/^```$/p' "$PAGE" |
+        sed "/^\`\`\`/d; s/127.0.0.1:9000/127.0.0.1:$PORT/; s/9443/${TLS_PORT-}/" | grep .
 }
 
 # needs PACKAGE COMMAND...
@@ -28,7 +29,8 @@ needs() {
 
 # background COMMAND...: it ends with the test, like a server that says goodbye with status 0.
 background() {
-    bash -c 'trap "kill \$!; wait; exit 0" TERM; "$@" & wait' - "$@" >"$BATS_TEST_TMPDIR/background" 2>&1 3>&- &
+    bash -c 'trap "kill \$!; wait; exit 0" TERM; "$@" & wait' - "$@" \
+        >"$BATS_TEST_TMPDIR/background" 2>&1 3>&- &
     PID=$!
     SERVERS+=("$PID")
 }
@@ -39,14 +41,15 @@ free_port() {
     stop "$PID"
 }
 
-# random_data: a data file that kvss has written of thousands of requests, with all bytes that keys and
-# values may have, and a file of the keys. The server goes on.
+# random_data: a data file that kvss has written of thousands of requests, with all bytes that keys
+# and values may have, and a file of the keys. The server goes on.
 random_data() {
     serve --data "$DATA"
     awk -v seed=7 -v n=20000 -f "$BATS_TEST_DIRNAME/generate.awk" | grep -a '^KV/1.0 [PD]' |
         awk 'NR % 3 { sub(/^[^ ]* [^ ]* [^ ]*/, "&" (NR % 1000)) } { print }' >"$COPY/requests"
     sed -n 's/^KV\/1.0 PUT \([^ ]*\) .*/\1/p' "$COPY/requests" | sort -u >"$COPY/keys"
-    awk '{ print "KV/1.0 PUT", "-a\\\"'"'"'$*%s" NR, NR % 3 ? "$5" : "\\n \"" }' "$COPY/keys" >>"$COPY/requests"
+    awk '{ print "KV/1.0 PUT", "-a\\\"'"'"'$*%s" NR, NR % 3 ? "$5" : "\\n \"" }' "$COPY/keys" \
+        >>"$COPY/requests"
     # A deadline for some, which a PUT or a DEL takes away from some of them again.
     awk '{ print }
         NR % 3 == 0 { print "KV/1.0 EXPIREAT", $3, 1990000000 + 1000 * NR (NR % 2 ? "" : ".250") }
@@ -66,7 +69,7 @@ answers() {
 # redis_answers VERB: the same of a server that speaks RESP.
 redis_answers() {
     awk -v verb="$1" 'BEGIN { ORS = "\r\n" }
-        { print "*2"; print "$" length(verb); print verb; print "$" length($0); print }' "$COPY/keys" |
+        { print "*2"; print "$" length(verb); print verb; print "$" length; print }' "$COPY/keys" |
         timeout 60 socat -t 10 - "UNIX-CONNECT:$SOCKET" |
         awk '{ sub(/\r$/, "") }
             body { print "200 OK " $0; body = 0; next }
