@@ -1,0 +1,94 @@
+#!/usr/bin/env bats
+# docs/tour.md and the pages of the chapters: their commands do what they show, their pictures are
+# of this program, and they name what there is.
+
+load helper
+load follow
+
+setup() {
+    fresh_copy
+    PAGES=("$ROOT/docs/tour.md" "$ROOT/docs/outgrowing.md" "$ROOT"/docs/chapters/*.md)
+}
+
+# Also made the same: the time, and the port and the address that a system call was given.
+eval "follow_$(declare -f alike)"
+alike() {
+    follow_alike "$@" | sed 's/^[0-9T:.-]*Z /TIME /; s/127\.0\.0\.1:[0-9]*/127.0.0.1:PORT/
+        s/htons([0-9]*)/htons(PORT)/; s/(4, 0x[0-9a-f]*,/(4, ADDRESS,/'
+}
+
+# traces: whether this machine lets strace and gdb watch a program.
+traces() {
+    command -v strace >/dev/null || skip "strace is needed: apt-get install strace"
+    command -v gdb >/dev/null || skip "gdb is needed: apt-get install gdb"
+    strace -o /dev/null true 2>/dev/null || skip "here one program must not trace another"
+}
+
+@test "docs/tour.md: every command does what the page shows" {
+    traces
+    check_page docs/tour.md
+}
+
+@test "docs/chapters: every command does what the pages show" {
+    for page in "$ROOT"/docs/chapters/*.md; do
+        echo "$page"
+        rm -r "$COPY"
+        fresh_copy
+        check_page "docs/chapters/${page##*/}"
+    done
+}
+
+@test "docs/tour.md stops at each chapter of kvss.c, in the numbers of its contents" {
+    local name number
+    while read -r name number; do
+        grep -q "$name (chapter $number)\|(chapter $number, $name)" "$ROOT/docs/tour.md" ||
+            { echo "where is chapter $number, $name?" >&2; false; }
+    done < <(sed -n 's/^ \* *\([0-9]*\)\. \([A-Z][a-z]*\) .*/\2 \1/p' "$ROOT/kvss.c")
+    [ "$(grep -o 'chapter [0-9][0-9]*' "$ROOT/docs/tour.md" | sort -u | wc -l)" = 18 ]
+}
+
+# functions: each line of stdin names one that is in kvss.c, and there are more than $1.
+functions() {
+    local function count=0
+    while read -r function; do
+        count=$((count + 1))
+        grep -q "^static .*\b$function(" "$ROOT/kvss.c" || { echo "no $function()" >&2; return 1; }
+    done < <(sort -u)
+    [ $count -gt "$1" ]
+}
+
+@test "functions that these pages name are in kvss.c" {
+    # shellcheck disable=SC2016 # these are backquotes of Markdown
+    grep -oh '`[a-z]*_[a-z_]*()`' "${PAGES[@]}" | tr -d '`()' | functions 40
+    sed -n 's/.*class="name"[^>]*>\([a-z_]*\)().*/\1/p' "$ROOT/docs/tour-loop.svg" | functions 5
+    sed -n 's/^break //p' "$ROOT/docs/watch.gdb" | functions 10
+}
+
+@test "tests that the chapters name are there" {
+    local title count=0
+    while IFS= read -r title; do
+        count=$((count + 1))
+        grep -qF "@test \"$title\" {" "$ROOT"/tests/*.bats || { echo "no: $title" >&2; false; }
+    done < <(sed -n 's/^  \*\(.*\)\*$/\1/p' "$ROOT"/docs/chapters/*.md)
+    [ $count -gt 15 ]
+}
+
+@test "links on these pages lead somewhere" {
+    local page link
+    for page in "${PAGES[@]}"; do
+        while read -r link; do
+            case $link in
+            http* | '') ;;
+            *) [ -e "$(dirname "$page")/$link" ] || { echo "$page: $link" >&2; false; } ;;
+            esac
+        done < <(grep -o '](\([^)]*\))' "$page" | sed 's/^](//; s/)$//; s/#.*//')
+    done
+}
+
+@test "docs/tour-table.svg shows the tables of kvss.c" {
+    command -v cc >/dev/null || skip "a C compiler is needed"
+    [ "$(uname)" = Linux ] || skip "on this system crypt() is elsewhere"
+    cc -std=c99 -o "$BATS_TEST_TMPDIR/table" "$ROOT/tests/tour/table.c" -lcrypt -lrt
+    "$BATS_TEST_TMPDIR/table" | awk -f "$ROOT/tests/tour/table.awk" >"$BATS_TEST_TMPDIR/table.svg"
+    diff "$ROOT/docs/tour-table.svg" "$BATS_TEST_TMPDIR/table.svg"
+}
