@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Captures the session that docs/wireshark.md reads: tests/capture.bash FILE. Server, client and capture
+# are in a network of their own, in which port 9000 is free and nobody else is heard. That takes no
+# rights where users may make one (unshare).
+set -eu
+[ "${1-}" = --inside ] || exec unshare --map-root-user --net "$0" --inside "$@"
+
+BATS_TEST_TMPDIR=$(mktemp -d)
+# shellcheck source=tests/helper.bash
+. "$(dirname "$0")/helper.bash"
+trap 'teardown; rm -rf "$BATS_TEST_TMPDIR"' EXIT
+FILE=$2
+CAPTURE=$BATS_TEST_TMPDIR/capture
+TAKEN=$BATS_TEST_TMPDIR/taken
+
+# arrived: what clients have sent is acknowledged, and the server has read it.
+arrived() {
+    ss -Htn state established | awk '$4 ~ /:9000$/ && $2 || $3 ~ /:9000$/ && $1 { exit 1 }'
+}
+
+# sends FD BYTES...: each in a segment of its own.
+sends() {
+    local bytes
+    for bytes in "${@:2}"; do
+        env printf "$bytes" >&"$1" # bash would write each line by itself
+        wait_until 10 arrived
+    done
+}
+
+# The client says QUIT, and the server is the first to close.
+first_connection() {
+    connect
+    says "$FD" 'KV/1.0 PUT foo bar' '201 CREATED'
+    says "$FD" 'KV/1.0 GET foo' '200 OK bar'
+    says "$FD" 'KV/1.0 DEL foo' '204 NO_CONTENT'
+    says "$FD" 'KV/1.0 STATS' '200 OK keys=0 uptime=0s served=4'
+    sends "$FD" 'KV/1.0 PUT user42 Alice\nKV/1.0 GET user42\n'
+    hears "$FD" '201 CREATED' '200 OK Alice'
+    env printf 'KV/1.0 PU' >&"$FD" # TCP keeps the next one back until this is acknowledged
+    sends "$FD" 'T city H\xc3' '\xa0 N\xe1\xbb\x99i\n'
+    hears "$FD" '201 CREATED'
+    sends "$FD" 'KV/1.0 GET city\nKV/1.0 DE'
+    hears "$FD" '200 OK Hà Nội'
+    sends "$FD" 'L city\n'
+    hears "$FD" '204 NO_CONTENT'
+    says "$FD" 'KV/2.0 GET user42' '426 UPGRADE_REQUIRED'
+    says "$FD" 'KV/1.0 POTT user42 Alice' '400 BAD_REQUEST'
+    says "$FD" 'KV/1.0 QUIT' '200 OK bye'
+    timeout 20 cat <&"$FD" # nothing, and the end of the stream
+    hang_up "$FD"
+}
+
+# The client is the first to close.
+second_connection() {
+    connect
+    says "$FD" 'KV/1.0 GET user42' '200 OK Alice'
+    hang_up "$FD"
+}
+
+# complete: the file holds both ends of both connections, and the last acknowledgement.
+complete() {
+    tshark -r "$TAKEN" -T fields -e tcp.flags.fin >"$CAPTURE.fins" 2>/dev/null
+    [ "$(grep -c 1 "$CAPTURE.fins")" = 4 ] && [ "$(tail -n 1 "$CAPTURE.fins")" = 0 ]
+}
+
+ip link set lo up
+echo '61001 61999' >/proc/sys/net/ipv4/ip_local_port_range # no port of a test is among them
+serve --port 9000
+dumpcap -q -P -i lo -f 'tcp port 9000' -w "$TAKEN" 2>"$CAPTURE.log" &
+DUMPCAP=$!
+wait_until 10 grep -qs '^File: ' "$CAPTURE.log"
+first_connection
+second_connection
+wait_until 10 complete
+kill "$DUMPCAP"
+wait "$DUMPCAP"
+editcap -F pcapng "$TAKEN" "$FILE" # from a pcap, which says nothing about the machine
