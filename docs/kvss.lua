@@ -56,9 +56,11 @@ local function is_text(line)
     return not line:find("[\0\x80-\xFF]")
 end
 
--- As the log of kvss shows what clients send: nothing in it can reach the terminal.
+-- As the log of kvss shows what clients send: no control character in it reaches the terminal, of the
+-- second set (U+0080 to U+009F) neither.
 local function shown(line)
-    local strange = is_text(line) and "[\0-\x1F\x7F\\]" or "[\0-\x1F\x7F-\xFF\\]"
+    local wide = is_text(line) and not line:find("\xC2[\x80-\x9F]")
+    local strange = wide and "[\0-\x1F\x7F\\]" or "[\0-\x1F\x7F-\xFF\\]"
     return (line:gsub(strange, function(byte) return ("\\x%02X"):format(byte:byte()) end))
 end
 
@@ -82,7 +84,7 @@ local function add_request(tree, range, line)
         return
     end
     add_fields(tree, { f.version, f.verb, f.key, f.value }, range, line)
-    if #line >= LINE_MAX then tree:add_proto_expert_info(e.long) end
+    if range:len() > LINE_MAX then tree:add_proto_expert_info(e.long) end
 end
 
 -- The code of a reply, or nil.
@@ -180,8 +182,8 @@ local function dissect_line(range, pinfo, tree, is_request)
     else
         pinfo.cols.info:append(" | " .. short)
     end
-    pinfo.cols.info:fence()
-    local item = tree:add(kv, range):set_text(("KV/1.0 %s: %s"):format(is_request and "request" or "reply", short))
+    local kind = is_request and "request" or "reply"
+    local item = tree:add(kv, range):set_text(("KV/1.0 %s: %s"):format(kind, short))
     if is_request then add_request(item, range, line) else add_reply(item, range, line) end
     if not is_text(line) then item:add_proto_expert_info(e.text) end
     local exchange = exchange_of(pinfo, before + 1, is_request, line)
