@@ -253,3 +253,32 @@ told() {
     luacheck --std lua52 --read-globals Proto ProtoField ProtoExpert Pref Field DissectorTable NSTime base \
         frametype expert ENC_UTF_8 DESEGMENT_ONE_MORE_SEGMENT --no-cache -q "$ROOT/docs/kvss.lua"
 }
+
+# documented: skips where tshark is another than that of the page, and prints other words. As root it prints
+# a warning, which isn't on the page.
+documented() {
+    tshark --version 2>"$MADE.err" | grep -q '^TShark (Wireshark) 4\.0\.' || skip 'the page is about tshark 4.0'
+    mkdir "$BATS_TEST_TMPDIR/bin"
+    cat >"$BATS_TEST_TMPDIR/bin/tshark" <<END
+#!/bin/sh
+{ $(command -v tshark) "\$@" 2>&1 >&3 3>&- | grep -v '^Running as user' >&2; } 3>&1
+exit 0
+END
+    chmod +x "$BATS_TEST_TMPDIR/bin/tshark"
+    PATH=$BATS_TEST_TMPDIR/bin:$PATH
+}
+
+@test "docs/wireshark.md: every command prints what the page shows" {
+    documented
+    fresh_copy
+    check_page docs/wireshark.md
+}
+
+@test "the pictures of docs/wireshark.md are what draw.bash draws of the capture" {
+    documented
+    "$ROOT/tests/draw.bash" "$BATS_TEST_TMPDIR"
+    for picture in exchange list; do
+        cmp "$BATS_TEST_TMPDIR/wireshark-$picture.svg" "$ROOT/docs/wireshark-$picture.svg"
+        grep -q "](wireshark-$picture.svg)" "$ROOT/docs/wireshark.md"
+    done
+}
