@@ -89,7 +89,7 @@ know_nc() {
 # closes.
 talk() {
     know_nc
-    timeout $((60 * PATIENCE)) nc "${NC_CLOSE[@]}" 127.0.0.1 "$PORT"
+    timeout "${REPLY_WITHIN:-$((60 * PATIENCE))}" nc "${NC_CLOSE[@]}" 127.0.0.1 "$PORT"
 }
 
 # ask REQUEST...: sends the requests, a line each, and prints the replies.
@@ -134,7 +134,7 @@ hang_up() {
 hears() {
     local fd=$1 wanted line
     for wanted in "${@:2}"; do
-        IFS= read -r -t $((20 * PATIENCE)) -u "$fd" line || line='nothing, or the end'
+        IFS= read -r -t "${REPLY_WITHIN:-$((20 * PATIENCE))}" -u "$fd" line || line='nothing, or the end'
         [ "$line" = "$wanted" ] || { printf 'expected:\n%s\nbut got:\n%s\n' "$wanted" "$line" >&2; return 1; }
     done
 }
