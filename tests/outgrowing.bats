@@ -79,6 +79,16 @@ redis_answers() {
             { print "what is " $0 }'
 }
 
+# same_with_every_awk: they differ in the order of the deadlines, at the end.
+same_with_every_awk() {
+    local awk
+    for awk in mawk gawk 'gawk --posix' 'busybox awk'; do
+        ! command -v "${awk% *}" >/dev/null ||
+            $awk -f "$ROOT/docs/kvss-to-redis.awk" "$DATA" | sort | cksum
+    done >"$COPY/sums"
+    [ "$(sort -u "$COPY/sums" | wc -l)" = 1 ]
+}
+
 # moves_to NAME: from kvss to NAME-server, which has the commands of Redis.
 moves_to() {
     needs socat socat
@@ -86,6 +96,7 @@ moves_to() {
     SOCKET=$BATS_TEST_TMPDIR/socket
     background "$1-server" --port 0 --unixsocket "$SOCKET" --save '' --dir "$BATS_TEST_TMPDIR"
     wait_until 10 "$1-cli" -s "$SOCKET" ping 2>/dev/null
+    same_with_every_awk
     run bash -c "cd '$COPY'; redis-cli() { command $1-cli -s '$SOCKET' \"\$@\"; }; $(block redis)"
     [[ $output == *'errors: 0, replies: '[1-9]* ]]
 
