@@ -92,3 +92,9 @@ functions() {
     "$BATS_TEST_TMPDIR/table" | awk -f "$ROOT/tests/tour/table.awk" >"$BATS_TEST_TMPDIR/table.svg"
     diff "$ROOT/docs/tour-table.svg" "$BATS_TEST_TMPDIR/table.svg"
 }
+
+@test "docs/tour-buffers.svg has the sizes that the buffers have" {
+    [ "$(grep -o '[0-9]*,[0-9]* bytes' "$ROOT/docs/tour-buffers.svg" | tr -d , | paste -s -d ' ')" = \
+        "$(sed -n 's/^enum { REQUEST_MAX = \([0-9]*\) .*/\1/p' "$ROOT/kvss.c") bytes $(
+            sed -n 's/^enum { BUF_SIZE = \([0-9]*\) .*/\1/p' "$ROOT/kvss.c") bytes" ]
+}
