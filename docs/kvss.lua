@@ -2,8 +2,8 @@
 --
 --     wireshark -X lua_script:docs/kvss.lua docs/kvss-session.pcapng
 --
--- It reads lines as kvss does, but knows no verbs: a new one needs no change here. wireshark.md shows
--- how to use it, and what is to be seen. Wireshark 4.0 or later.
+-- It reads lines as kvss does, but knows no verbs: a new one needs no change here. wireshark.md
+-- shows how to use it, and what is to be seen. Wireshark 4.0 or later.
 
 local VERSION = "KV/1.0"
 local LINE_MAX = 65536 -- bytes of a request, with its LF
@@ -19,8 +19,10 @@ local f = {
     status = ProtoField.uint16("kv.status", "Status", base.DEC),
     name = ProtoField.string("kv.name", "Name", base.UNICODE),
     data = ProtoField.string("kv.data", "Data", base.UNICODE),
-    response_in = ProtoField.framenum("kv.response_in", "Response in", base.NONE, frametype.RESPONSE),
-    request_in = ProtoField.framenum("kv.request_in", "Request in", base.NONE, frametype.REQUEST),
+    response_in = ProtoField.framenum("kv.response_in", "Response in", base.NONE,
+        frametype.RESPONSE),
+    request_in = ProtoField.framenum("kv.request_in", "Request in", base.NONE,
+        frametype.REQUEST),
     time = ProtoField.relative_time("kv.time", "Time since request"),
 }
 kv.fields = f
@@ -56,8 +58,8 @@ local function is_text(line)
     return not line:find("[\0\x80-\xFF]")
 end
 
--- As the log of kvss shows what clients send: no control character in it reaches the terminal, of the
--- second set (U+0080 to U+009F) neither.
+-- As the log of kvss shows what clients send: no control character reaches the terminal, and none
+-- of the second set (U+0080 to U+009F).
 local function shown(line)
     local wide = is_text(line) and not line:find("\xC2[\x80-\x9F]")
     local strange = wide and "[\0-\x1F\x7F\\]" or "[\0-\x1F\x7F-\xFF\\]"
@@ -103,12 +105,12 @@ local function add_reply(tree, range, line)
     if status >= 400 then tree:add_proto_expert_info(e.status, line) end
 end
 
--- Who answers whom: a reply is for the oldest request of its connection that has none. That is noted
--- on the first pass over the packets, when they come in their order, as an exchange for both lines; it
--- is found again by the frame and by which of its lines it is.
+-- Who answers whom: a reply is for the oldest request of its connection that has none. That is
+-- noted on the first pass over the packets, when they come in their order, as an exchange for both
+-- lines; it is found again by the frame, and by which of its lines it is.
 --
--- A connection is known by its two ends. (tcp.stream would tell one from the next with the same ends,
--- but there are no fields yet on the first of two passes.)
+-- A connection is known by its two ends. (tcp.stream would tell one from the next with the same
+-- ends, but on the first of two passes there are no fields yet.)
 local waiting, exchanges -- by connection: exchanges without a reply; by frame: those of its lines
 
 function kv.init()
@@ -190,8 +192,8 @@ local function dissect_line(range, pinfo, tree, is_request)
     if exchange then add_exchange(item, exchange, is_request) end
 end
 
--- A segment may hold several lines, or end in the middle of one: then TCP is asked to come again when
--- there is more, with all of that line. If it can't, a part has to do.
+-- A segment may hold several lines, or end in the middle of one: then TCP is asked to come again
+-- when there is more, with all of that line. If it can't, a part has to do.
 function kv.dissector(tvb, pinfo, tree)
     local bytes, from = tvb:raw(), 1
     local is_request = pinfo.dst_port == pinfo.match_uint

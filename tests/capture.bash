@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Captures the session that docs/wireshark.md reads: tests/capture.bash FILE. Server, client and capture
-# are in a network of their own, in which port 9000 is free and nobody else is heard. That takes no
-# rights where users may make one (unshare).
+# Captures the session that docs/wireshark.md reads: tests/capture.bash FILE. Server, client and
+# capture are in a network of their own, in which port 9000 is free and nobody else is heard. That
+# takes no rights where users may make one (unshare).
 set -eu
 [ "${1-}" = --inside ] || exec unshare --map-root-user --net "$0" --inside "$@"
 
@@ -58,8 +58,8 @@ second_connection() {
     hang_up "$FD"
 }
 
-# complete: the file holds the end of both sides of both connections (one may be there twice, if TCP sent
-# it again), and the last acknowledgement.
+# complete: the file holds the end of both sides of both connections (one may be there twice, if TCP
+# sent it again), and the last acknowledgement.
 complete() {
     tshark -r "$TAKEN" -T fields -e tcp.flags.fin -e tcp.stream -e tcp.srcport 2>"$CAPTURE.log" |
         awk '$1 && !seen[$2, $3]++ { ends++ } { last = $1 } END { exit !(ends == 4 && !last) }'

@@ -3,6 +3,7 @@
 BEGIN {
     FS = "\t"
     left = 140; right = 640; row = 25; slope = 5; y = 40
+    tails = "[89ab][0-9a-f][89ab][0-9a-f][89ab][0-9a-f]" # of the bytes after a character's first
     for (i = 0; i < 256; i++) hex[sprintf("%02x", i)] = i
 }
 
@@ -13,8 +14,7 @@ function shown(digits,    text, i, n, more) {
         more = n < 194 || n > 244 ? 0 : n < 224 ? 1 : n < 240 ? 2 : 3
         if (n == 10) text = text "\xe2\x86\xb5"
         else if (n > 31 && n < 127) text = text sprintf("%c", n)
-        else if (more && substr(digits, i + 2) ~ "^([89ab][0-9a-f])" (more > 1 ? "([89ab][0-9a-f])" : "") \
-            (more > 2 ? "([89ab][0-9a-f])" : ""))
+        else if (more && substr(digits, i + 2) ~ "^" substr(tails, 1, 14 * more))
             for (; more >= 0; more--) {
                 text = text sprintf("%c", hex[substr(digits, i, 2)])
                 if (more) i += 2
@@ -32,14 +32,15 @@ function xml(text) {
 }
 
 function write_text(x, y, class, text) {
-    body = body sprintf("<text x=\"%s\" y=\"%s\" class=\"%s\">%s</text>\n", x, y, class, xml(text))
+    body = body sprintf("<text x=\"%s\" y=\"%s\" class=\"%s\">%s</text>\n",
+        x, y, class, xml(text))
 }
 
 # What begins with this packet, in words; or nothing.
 function chapter() {
     if ($5 && !$7) return $4 ? "Another connection: the handshake" : "The handshake"
     if ($11 == "PUT foo bar") return "A request a segment, a reply a segment"
-    if ($11 ~ / [|] / && $3 != 9000) return "Two requests in one segment, two replies in one segment"
+    if ($11 ~ / [|] / && $3 != 9000) return "Two requests in one segment, two replies in one"
     if ($11 ~ /reassembled/ && !cut++) return "One request in three segments, cut in a character"
     if ($11 == "GET city") return "One request and a half in one segment"
     if ($11 ~ /^KV\/2/) return "A wrong version, and a verb that does not exist"
@@ -66,13 +67,16 @@ function chapter() {
     body = body sprintf("<path d=\"M%d %dL%d %d\" class=\"%s\" marker-end=\"url(#%s)\"/>\n",
         from, y - slope, to + (from < to ? -2 : 2), y, class, class)
     write_text((left + right) / 2, y - 7, "label " class, label)
-    if ($2 - last > 0.03 && !words) write_text(right + 12, y + 2, "later", sprintf("%.0f ms later", ($2 - last) * 1000))
+    passed = ($2 - last) * 1000
     last = $2
+    if (passed > 30 && !words)
+        write_text(right + 12, y + 2, "later", sprintf("%.0f ms later", passed))
 }
 
 END {
     height = y + 24
-    printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"%d\" viewBox=\"0 0 760 %d\">\n", height, height
+    printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"%d\"" \
+        " viewBox=\"0 0 760 %d\">\n", height, height
     print "<title>The packets of docs/kvss-session.pcapng</title>"
     print "<style>"
     print "text { font: 13px sans-serif; fill: #1f2328 }"
@@ -84,19 +88,22 @@ END {
     print "text.bare { fill: #59636e; font-size: 11px } text.request { fill: #0a4fa0 }"
     print "text.reply { fill: #116329 } text.refused { fill: #b3261e }"
     print "path { fill: none; stroke-width: 1.5 } path.bare { stroke: #8c959f; stroke-width: 1 }"
-    print "path.request { stroke: #0a4fa0 } path.reply { stroke: #116329 } path.refused { stroke: #b3261e }"
+    print "path.request { stroke: #0a4fa0 } path.reply { stroke: #116329 }"
+    print "path.refused { stroke: #b3261e }"
     print ".life { stroke: #8c959f; stroke-width: 2 }"
     print "</style>"
     print "<defs>"
     split("bare #8c959f request #0a4fa0 reply #116329 refused #b3261e", color, " ")
     for (i = 1; i < 8; i += 2)
-        printf "<marker id=\"%s\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\"" \
-            " markerUnits=\"userSpaceOnUse\" orient=\"auto\"><path d=\"M0 0L8 4L0 8z\" style=\"fill: %s\"/></marker>\n", color[i], color[i + 1]
+        printf "<marker id=\"%s\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"8\"" \
+            " markerHeight=\"8\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">" \
+            "<path d=\"M0 0L8 4L0 8z\" style=\"fill: %s\"/></marker>\n", color[i], color[i + 1]
     print "</defs>"
     print "<rect width=\"760\" height=\"" height "\" fill=\"#ffffff\"/>"
     print "<path class=\"life\" d=\"M" left " 46V" height - 12 "M" right " 46V" height - 12 "\"/>"
     print "<text x=\"" left "\" y=\"32\" class=\"head\">client</text>"
     print "<text x=\"" right "\" y=\"32\" class=\"head\">server, port 9000</text>"
-    print "<text x=\"30\" y=\"32\" class=\"number\">No.</text><text x=\"108\" y=\"32\" class=\"number\">ms</text>"
+    print "<text x=\"30\" y=\"32\" class=\"number\">No.</text>"
+    print "<text x=\"108\" y=\"32\" class=\"number\">ms</text>"
     printf "%s</svg>\n", body
 }

@@ -17,7 +17,8 @@ function xml(text) {
 }
 
 function bar(y, color) {
-    body = body sprintf("<rect x=\"0\" y=\"%d\" width=\"1040\" height=\"%d\" fill=\"%s\"/>\n", y - 13, row, color)
+    body = body sprintf("<rect x=\"0\" y=\"%d\" width=\"1040\" height=\"%d\" fill=\"%s\"/>\n",
+        y - 13, row, color)
 }
 
 function cell(i, text, class) {
@@ -52,10 +53,12 @@ details {
 
 END {
     height = y + 14
-    printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1040\" height=\"%d\" viewBox=\"0 0 1040 %d\">\n", height, height
+    printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1040\" height=\"%d\"" \
+        " viewBox=\"0 0 1040 %d\">\n", height, height
     print "<title>The packet list of docs/kvss-session.pcapng</title>"
     print "<style>"
-    print "text { font: 12px monospace; fill: #12272e } .head { font-weight: bold } .chosen { fill: #ffffff }"
+    print "text { font: 12px monospace; fill: #12272e }"
+    print ".head { font-weight: bold } .chosen { fill: #ffffff }"
     print "</style>"
     print "<rect width=\"1040\" height=\"" height "\" fill=\"#ffffff\"/>"
     printf "%s</svg>\n", body

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
-# docs/kvss.lua reads packets as kvss reads the stream: tried with tshark on the session that is kept, on
-# one captured now, and on packets made here, cut and mixed as a network might do it.
+# docs/kvss.lua reads packets as kvss reads the stream: tried with tshark on the session that is
+# kept, on one captured now, and on packets made here, cut and mixed as a network might do it.
 
 load helper
 load follow
@@ -17,7 +17,8 @@ setup() {
 
 # dissect FILE [OPTION...]: what tshark prints, if nothing went wrong in kvss.lua.
 dissect() {
-    tshark -X "lua_script:$ROOT/docs/kvss.lua" -r "$@" >"$MADE.out" 2>"$MADE.err" || { cat "$MADE.err" >&2; return 1; }
+    tshark -X "lua_script:$ROOT/docs/kvss.lua" -r "$@" >"$MADE.out" 2>"$MADE.err" ||
+        { cat "$MADE.err" >&2; return 1; }
     ! grep -a 'Lua Error' "$MADE.out" "$MADE.err" >&2 || return 1
     cat "$MADE.out"
 }
@@ -29,7 +30,7 @@ fields() {
     dissect "$1" -2 -Y kv -T fields -E separator='|' -E aggregator='+' "${names[@]}" "${@:3}"
 }
 
-# segment SIDE BYTES: a segment to the server (I) or from it (O), for connection. Bytes are printf's.
+# segment SIDE BYTES: a segment to the server (I) or from it (O), for connection. Bytes is a format.
 segment() {
     # shellcheck disable=SC2059
     printf "$2" | hexdump_of "$1"
@@ -43,7 +44,8 @@ hexdump_of() {
 
 # connection FILE [PORT]: makes packets of the segments.
 connection() {
-    text2pcap -q -D -T "${2-50000},9000" - "$1" 2>"$MADE.err" || { cat "$MADE.err" >&2; return 1; }
+    text2pcap -q -D -T "${2-50000},9000" - "$1" 2>"$MADE.err" ||
+        { cat "$MADE.err" >&2; return 1; }
 }
 
 LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
@@ -97,19 +99,22 @@ LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
     command -v unshare >/dev/null && unshare --map-root-user --net dumpcap -D >"$MADE.log" 2>&1 ||
         skip "there is no right to make a network, or to capture in it"
     "$ROOT/tests/capture.bash" "$MADE.pcapng"
-    fields "$KEPT" "tcp.dstport $LINES" | alike | sed 's/^6[0-9]*/client/' >"$MADE.kept"
-    fields "$MADE.pcapng" "tcp.dstport $LINES" | alike | sed 's/^6[0-9]*/client/' | diff "$MADE.kept" -
+    lines() { fields "$1" "tcp.dstport $LINES" | alike | sed 's/^6[0-9]*/client/'; }
+    lines "$KEPT" >"$MADE.kept"
+    lines "$MADE.pcapng" | diff "$MADE.kept" -
 }
 
 # told FILE: the lines of each connection, as the Info column tells them.
 told() {
     fields "$1" 'tcp.stream _ws.col.Info' "${@:2}" | awk -F '|' '
-        { stream = $1; sub(/^[0-9]*\|(\[TCP [A-Za-z-]*\] )?/, ""); told[stream] = told[stream] $0 " | " }
+        { stream = $1; sub(/^[0-9]*\|(\[TCP [A-Za-z-]*\] )?/, "") }
+        { told[stream] = told[stream] $0 " | " }
         END { for (stream in told) print told[stream] }'
 }
 
 @test "a session cut at every byte is the same session" {
-    requests=$'KV/1.0 PUT k\xc3\xa9y v\xc3\xa0lue \r\nKV/1.0 GET k\xc3\xa9y\r\n\nKV/2.0 GET x\nKV/1.0 QUIT\n'
+    requests=$'KV/1.0 PUT k\xc3\xa9y v\xc3\xa0lue \r\nKV/1.0 GET k\xc3\xa9y\r\n'
+    requests+=$'\nKV/2.0 GET x\nKV/1.0 QUIT\n'
     for ((i = 1; i < ${#requests}; i++)); do
         {
             printf '%s' "${requests:0:i}" | hexdump_of I
@@ -118,7 +123,8 @@ told() {
     done
     mergecap -a -w "$MADE.pcap" "$MADE".1*.pcap
     told "$MADE.pcap" | sort | uniq -c >"$MADE.told"
-    same sessions "$((${#requests} - 1)) PUT kéy vàlue  | GET kéy |  | KV/2.0 GET x | QUIT | " \
+    same sessions \
+        "$((${#requests} - 1)) PUT kéy vàlue  | GET kéy |  | KV/2.0 GET x | QUIT | " \
         "$(sed 's/^ *//' "$MADE.told")"
 }
 
@@ -127,12 +133,12 @@ told() {
         for byte in K V / 1 . 0 ' ' G E T ' ' a '\r' '\n'; do segment I "$byte"; done
         for byte in 2 0 0 ' ' O K ' ' 1 '\n'; do segment O "$byte"; done
     } | connection "$MADE.pcap"
-    run fields "$MADE.pcap" 'frame.number kv.verb kv.key kv.status kv.data kv.request_in kv.response_in'
-    printed '14|GET|a||||23
-23|||200|1|14|'
+    run fields "$MADE.pcap" 'frame.number kv.key kv.data kv.request_in kv.response_in'
+    printed '14|a|||23
+23||1|14|'
 }
 
-@test "replies find their requests: 100 MESSAGE and 503 are none, and lines before the capture are passed over" {
+@test "replies find their requests; 100 and 503 have none, nor what was asked before the capture" {
     {
         segment O '200 OK of a request before\n'
         segment I 'KV/1.0 GET a\nKV/1.0 GET b\nKV/1.0 GET c\n'
@@ -166,10 +172,14 @@ told() {
 }
 
 @test "a line of 65,536 bytes is a request, and a longer one is flagged" {
-    # long BYTES END: whether a PUT of so many bytes that ends so is flagged, and what is read of it.
+    # long BYTES END: whether a PUT of so many bytes is flagged, and what is read of it.
     long() {
-        { printf 'KV/1.0 PUT k '; head -c "$(($1 - 14))" /dev/zero | tr '\0' x; printf '%b\n' "$2"; echo 'KV/1.0 GET k'; } |
-            split -b 1448 --filter="$(declare -f hexdump_of); hexdump_of I" | connection "$MADE.pcap"
+        {
+            printf 'KV/1.0 PUT k '
+            head -c "$(($1 - 14))" /dev/zero | tr '\0' x
+            printf '%b\nKV/1.0 GET k\n' "$2"
+        } | split -b 1448 --filter="$(declare -f hexdump_of); hexdump_of I" |
+            connection "$MADE.pcap"
         fields "$MADE.pcap" 'kv.long_line kv.verb kv.key'
     }
     same 65,536 '|PUT+GET|k+k' "$(long 65536 '')"
@@ -179,12 +189,13 @@ told() {
 }
 
 @test "what kvss refuses for its version or its bytes is flagged, and nothing else" {
-    lines=('KV/1.0' 'KV/1.0x GET a' ' KV/1.0 GET a' 'kv/1.0 GET a' 'KV/1.0\tGET a' '' '\r' 'KV/1.0\r' 'KV/1.0 \r'
-        'KV/1.0\r\r' '\xff' 'KV/2.0 GET \xff')
-    for bytes in '\xc3\xa9' '\xc3' '\xc1\xbf' '\xc2\x80' '\xdf\xbf' '\x80' '\xc3A\xa9' '\xe0\x9f\xbf' \
-        '\xe0\xa0\x80' '\xe1\x80' '\xe1\xc2\x80\x80' '\xec\xbf\xbf' '\xed\x9f\xbf' '\xed\xa0\x80' \
-        '\xee\x80\x80' '\xef\xbf\xbf' '\xf0\x8f\xbf\xbf' '\xf0\x90\x80\x80' '\xf3\xbf\xbf\xbf' '\xf4\x8f\xbf\xbf' \
-        '\xf4\x90\x80\x80' '\xf5\x80\x80\x80' '\xff' '\xc3\xa9\xa9' 'a\0b'; do
+    lines=('KV/1.0' 'KV/1.0x GET a' ' KV/1.0 GET a' 'kv/1.0 GET a' 'KV/1.0\tGET a' '' '\r'
+        'KV/1.0\r' 'KV/1.0 \r' 'KV/1.0\r\r' '\xff' 'KV/2.0 GET \xff')
+    for bytes in '\xc3\xa9' '\xc3' '\xc1\xbf' '\xc2\x80' '\xdf\xbf' '\x80' '\xc3A\xa9' \
+        '\xe0\x9f\xbf' '\xe0\xa0\x80' '\xe1\x80' '\xe1\xc2\x80\x80' '\xec\xbf\xbf' '\xed\x9f\xbf' \
+        '\xed\xa0\x80' '\xee\x80\x80' '\xef\xbf\xbf' '\xf0\x8f\xbf\xbf' '\xf0\x90\x80\x80' \
+        '\xf3\xbf\xbf\xbf' '\xf4\x8f\xbf\xbf' '\xf4\x90\x80\x80' '\xf5\x80\x80\x80' '\xff' \
+        '\xc3\xa9\xa9' 'a\0b'; do
         lines+=("KV/1.0 GET $bytes")
     done
     serve
@@ -223,12 +234,14 @@ told() {
 }
 
 @test "control characters are shown escaped, and text as it is" {
-    segment I 'KV/1.0 GET \x1b[31m\\\nKV/1.0 GET \xc2\x9b31m\nKV/1.0 GET Hà\n' | connection "$MADE.pcap"
+    segment I 'KV/1.0 GET \x1b[31m\\\nKV/1.0 GET \xc2\x9b31m\nKV/1.0 GET Hà\n' |
+        connection "$MADE.pcap"
     same escaped 'GET \x1B[31m\x5C | GET \xC2\x9B31m | GET Hà | ' "$(told "$MADE.pcap")"
 }
 
 @test "replies that are none are flagged" {
-    segment O '200 OK\n404\n20 OK\n2000 OK\n200 ok\n200 OK a\r\n200\tOK\n' | connection "$MADE.pcap"
+    segment O '200 OK\n404\n20 OK\n2000 OK\n200 ok\n200 OK a\r\n200\tOK\n' |
+        connection "$MADE.pcap"
     run fields "$MADE.pcap" 'kv.status kv.data kv.bad_reply'
     printed '200+200|a\r|1+1+1+1+1'
 }
@@ -250,14 +263,16 @@ told() {
 
 @test "kvss.lua is sound" {
     command -v luacheck >/dev/null || skip "luacheck is needed: apt-get install lua-check"
-    luacheck --std lua52 --read-globals Proto ProtoField ProtoExpert Pref Field DissectorTable NSTime base \
-        frametype expert ENC_UTF_8 DESEGMENT_ONE_MORE_SEGMENT --no-cache -q "$ROOT/docs/kvss.lua"
+    luacheck --no-cache -q --std lua52 "$ROOT/docs/kvss.lua" --read-globals Proto ProtoField \
+        ProtoExpert Pref DissectorTable NSTime base frametype expert ENC_UTF_8 \
+        DESEGMENT_ONE_MORE_SEGMENT
 }
 
-# documented: skips where tshark is another than that of the page, and prints other words. As root it prints
-# a warning, which isn't on the page.
+# documented: skips where tshark is another than that of the page, and prints other words. As root
+# it prints a warning, which isn't on the page.
 documented() {
-    tshark --version 2>"$MADE.err" | grep -q '^TShark (Wireshark) 4\.0\.' || skip 'the page is about tshark 4.0'
+    tshark --version 2>"$MADE.err" | grep -q '^TShark (Wireshark) 4\.0\.' ||
+        skip 'the page is about tshark 4.0'
     mkdir "$BATS_TEST_TMPDIR/bin"
     cat >"$BATS_TEST_TMPDIR/bin/tshark" <<END
 #!/bin/sh
@@ -281,4 +296,18 @@ END
         cmp "$BATS_TEST_TMPDIR/wireshark-$picture.svg" "$ROOT/docs/wireshark-$picture.svg"
         grep -q "](wireshark-$picture.svg)" "$ROOT/docs/wireshark.md"
     done
+}
+
+@test "the filters of docs/wireshark.md are filters" {
+    # shellcheck disable=SC2016 # these are backquotes of Markdown
+    sed -n '/^| filter/,/^$/s/^| \(`.*`\) |.*/\1/p' "$ROOT/docs/wireshark.md" |
+        grep -o '`[^`]*`' | tr -d '`' >"$MADE.filters"
+    [ "$(wc -l <"$MADE.filters")" -ge 10 ]
+    while read -r filter; do
+        dissect "$KEPT" -Y "$filter" >"$MADE.found"
+        case $filter in
+        kv.bad_text | kv.long_line | tcp.analysis.flags) [ ! -s "$MADE.found" ] ;;
+        *) [ -s "$MADE.found" ] ;;
+        esac || { echo "$filter: $(wc -l <"$MADE.found") packets" >&2; false; }
+    done <"$MADE.filters"
 }
