@@ -1,0 +1,51 @@
+#!/usr/bin/env bats
+# The teacher's page and the way through the book: what they show, and that what they name is there.
+
+load helper
+load follow
+
+setup() {
+    fresh_copy
+    cp -R "$ROOT/tests" "$COPY"
+}
+
+@test "docs/teaching.md: every command does what the page shows" {
+    check_page docs/teaching.md
+}
+
+@test "docs/teaching.md names tests that there are" {
+    sed -n 's/^@test "\[[0-9]*\] \(.*\)" {$/\1/p' "$ROOT"/tests/public/*.bats | sort \
+        >"$BATS_TEST_TMPDIR/tests"
+    sed -n '/^## What goes wrong/,/^## /p' "$ROOT/docs/teaching.md" | grep '^|' | cut -d '|' -f 3 |
+        grep -o '"[^"]*"' | tr -d '"' | sort >"$BATS_TEST_TMPDIR/named"
+    [ "$(wc -l <"$BATS_TEST_TMPDIR/named")" -ge 15 ]
+    same 'tests that there are not' '' \
+        "$(comm -13 "$BATS_TEST_TMPDIR/tests" "$BATS_TEST_TMPDIR/named")"
+}
+
+@test "docs/teaching.md: each function that it would have students write can be left out" {
+    # shellcheck disable=SC2016 # these are backquotes of Markdown
+    sed -n '/^## A version/,$p' "$ROOT/docs/teaching.md" | grep '^|' | cut -d '|' -f 2 |
+        grep -o '`[a-z_]*()`' | tr -d '`()' >"$BATS_TEST_TMPDIR/functions"
+    [ "$(wc -l <"$BATS_TEST_TMPDIR/functions")" -ge 5 ]
+    empty=$(sed -n "s/^\$ \(awk .*\) kvss.c >.*/\1/p" "$ROOT/docs/teaching.md")
+    while read -r function; do
+        (cd "$COPY" && eval "${empty//command_del/$function} kvss.c" >emptied.c)
+        grep -A 1 "^static enum status $function(" "$COPY/emptied.c" | grep -q '(void)r;'
+        cc -std=c99 -fsyntax-only "$COPY/emptied.c"
+    done <"$BATS_TEST_TMPDIR/functions"
+}
+
+@test "docs/README.md leads to every page, and the map to none that it does not" {
+    for page in "$ROOT"/docs/*.md "$ROOT"/docs/vi/*.md; do
+        page=${page#"$ROOT/docs/"}
+        [ "$page" = README.md ] || grep -q "]($page)" "$ROOT/docs/README.md" ||
+            { echo "no way to $page" >&2; false; }
+    done
+    sed -n 's/.*class="page"[^>]*>\(.*\)<.*/\1/p' "$ROOT/docs/map.svg" | sort -u \
+        >"$BATS_TEST_TMPDIR/map"
+    [ "$(wc -l <"$BATS_TEST_TMPDIR/map")" -ge 9 ]
+    while read -r page; do
+        grep -q "\[$page\](" "$ROOT/docs/README.md" || { echo "$page is on the map" >&2; false; }
+    done <"$BATS_TEST_TMPDIR/map"
+}
