@@ -73,11 +73,19 @@ sections() {
         "$(steps Thử 'Ý nghĩa' 'Trong kvss.c' 'Câu hỏi tiếp theo')"
 }
 
+@test "both pages lead to the same places" {
+    # leads PAGE: from there, each to the other language in its first lines.
+    leads() { tail -n +4 "$ROOT/$1" | grep -o ']([^)#]*' | sed 's/^](//' | sort -u; }
+    [ "$(leads $ENGLISH | wc -l)" -ge 5 ]
+    same links "$(leads $ENGLISH | sed 's|^|../|')" "$(leads $VIETNAMESE)"
+}
+
 @test "docs/kvss.proto: protoc takes it, and it has a call for each verb" {
     tools
-    protoc --descriptor_set_out=/dev/null "$ROOT/docs/kvss.proto"
+    cd "$ROOT"
+    protoc --descriptor_set_out=/dev/null docs/kvss.proto
     same calls "$(printf '%s\n' PUT GET DEL STATS CREATE DELETE LIST SEND CONNECT)" \
-        "$(sed -n 's/^  rpc \([A-Za-z]*\)(.*/\U\1/p' "$ROOT/docs/kvss.proto")"
+        "$(sed -n 's/^  rpc \([A-Za-z]*\)(.*/\1/p' docs/kvss.proto | tr '[:lower:]' '[:upper:]')"
 }
 
 # shape FILE PORT: who sends what, for each packet with data, and how connections begin and end. An
