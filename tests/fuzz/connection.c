@@ -371,8 +371,8 @@ static void serve(const uint8_t *data, size_t size) {
     sys.memory = -1;
     sys.disk_full = sys.sync_fails = false;
     for (int i = 0; i < PEERS; i++) sys.peers[i].room = SIZE_MAX;
-    run.abrupt = server.stopping && run.fails;
     if (!server.stopping) settle(5000);
+    run.abrupt = server.stopping && run.fails;
     if (!server.stopping) server.stopping = "SIGTERM";
     run.ticks = true;
     sys.until = FOR_EVER;
