@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=own
 # make demo: it runs, and the picture of it shows what it prints.
 
 load helper

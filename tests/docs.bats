@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=own
 # Every command and every output on the pages is run and compared; options, statuses, verbs and links
 # are checked against what they are about.
 

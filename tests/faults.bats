@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=own
 # Calls of kvss fail, one in each session: the short form of faults/sweep.py. `make faults`
 # makes every call fail that can.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=own
 # The inputs that fuzzing has kept (see tests/fuzz), and its dictionary.
 
 load helper

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=own
 # docs/outgrowing.md: a store that moves to other servers has the same keys, values and deadlines
 # there.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=own
 # The questions and answers: every command does what the pages show, in both languages, and both
 # pages say the same.
 

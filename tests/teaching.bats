@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=own
 # The teacher's page and the way through the book: what they show, and that what they name is there.
 
 load helper

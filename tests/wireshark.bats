@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=own
 # docs/kvss.lua reads packets as kvss reads the stream: tried with tshark on the session that is
 # kept, on one captured now, and on packets made here, cut and mixed as a network might do it.
 

@@ -26,17 +26,25 @@ compile() {
     esac
 }
 
+# fuzz ENTRY: replays its corpus, and goes on from there. Fails with the end of what libFuzzer said.
+fuzz() {
+    local log=$OUT/$1.log
+    compile "$1"
+    "$OUT/$1" -runs=0 "$here/corpus/$1" >"$log" 2>&1 || { tail -n 50 "$log"; return 1; }
+    [ "$TIME" -gt 0 ] || return 0
+    mkdir -p "$OUT/$1.new"
+    "$OUT/$1" -max_total_time="$TIME" -max_len=600 -timeout=20 -dict="$here/kv.dict" \
+        -artifact_prefix="$OUT/" -print_final_stats=1 "$OUT/$1.new" "$here/corpus/$1" \
+        >"$log" 2>&1 || { tail -n 50 "$log"; return 1; }
+    sed -n "s/^stat::number_of_executed_units: */$1: inputs run: /p" "$log"
+}
+
 [ $# -gt 0 ] || set -- lines frames data
 mkdir -p "$OUT"
+jobs=() status=0
 for entry; do
-    echo "fuzz: $entry"
-    compile "$entry"
-    "$OUT/$entry" -runs=0 "$here/corpus/$entry" >"$OUT/$entry.log" 2>&1 ||
-        { tail -n 50 "$OUT/$entry.log"; exit 1; }
-    [ "$TIME" -gt 0 ] || continue
-    mkdir -p "$OUT/$entry.new"
-    "$OUT/$entry" -max_total_time="$TIME" -max_len=600 -timeout=20 -dict="$here/kv.dict" \
-        -artifact_prefix="$OUT/" -print_final_stats=1 "$OUT/$entry.new" "$here/corpus/$entry" \
-        >"$OUT/$entry.log" 2>&1 || { tail -n 50 "$OUT/$entry.log"; exit 1; }
-    sed -n 's/^stat::number_of_executed_units: */    inputs run: /p' "$OUT/$entry.log"
+    fuzz "$entry" &
+    jobs+=($!)
 done
+for job in "${jobs[@]}"; do wait "$job" || status=1; done
+exit $status
