@@ -5,6 +5,7 @@
 # shellcheck disable=SC2016 # programs of students have a $1
 
 load helper
+load follow
 
 setup() {
     GRADE=$ROOT/tests/grade.sh
@@ -15,7 +16,7 @@ setup() {
 # python: the test needs it, and the server threads.py of the benchmark, in the student's folder.
 python() {
     command -v python3 >/dev/null || skip "python3 is needed: apt-get install python3"
-    cp "$ROOT/tests/bench/threads.py" "$STUDENT/server.py"
+    sed 's/^import sys$/import os, sys/' "$ROOT/tests/bench/threads.py" >"$STUDENT/server.py"
 }
 
 # marks GROUP: the group's line in the table that was printed.
@@ -26,11 +27,12 @@ marks() {
 # change SED: the student's server is changed so, and it is a change.
 change() {
     sed -i.before "$1" "$STUDENT/server.py"
-    ! cmp -s "$STUDENT/server.py" "$STUDENT/server.py.before" || { echo "no change: $1" >&2; return 1; }
+    ! cmp -s "$STUDENT/server.py" "$STUDENT/server.py.before" ||
+        { echo "no change: $1" >&2; return 1; }
 }
 
-# costs GROUP SED TEST...: a change of threads.py makes these tests of a group fail, beside those that
-# failed without.
+# costs GROUP SED TEST...: a change of threads.py makes these tests of a group fail, beside those
+# that failed without.
 costs() {
     local group=$1
     python
@@ -38,8 +40,9 @@ costs() {
     change "$2"
     run bats --tap "$ROOT/tests/public/$group.bats"
     echo "$output"
-    [ "$(sed -n 's/^not ok [0-9]* \[[0-9]*\] //p' <<<"$output" | grep -v -e '^STATS' -e '^QUIT: 200' -e 'never ended')" = \
-        "$(printf '%s\n' "${@:3}")" ]
+    same "$2" "$(printf '%s\n' "${@:3}")" \
+        "$(sed -n 's/^not ok [0-9]* \[[0-9]*\] //p' <<<"$output" |
+            grep -v -e '^STATS' -e '^QUIT: 200' -e 'never ended')"
 }
 
 @test "kvss gets all points" {
@@ -50,17 +53,23 @@ costs() {
     [ "${#lines[@]}" = 7 ] # and nothing has failed
 }
 
-@test "kvss gets all points as the server that QUIT stops, too, from a program named start" {
-    printf '#!/bin/sh\n%s --quit-stops-server "$1"\n' "$KVSS" >"$STUDENT/start"
+@test "a program named start, which starts others: QUIT stops it, and nothing of it is left" {
+    printf '%s\n' '#!/bin/sh' 'sleep 1000 &' "$KVSS --quit-stops-server \$1 &" 'wait $!' \
+        >"$STUDENT/start"
     chmod +x "$STUDENT/start"
     run "$GRADE" --quit-stops-server "$STUDENT"
     echo "$output"
     [ "$status" = 0 ]
     [ "$(marks all)" = "40/40 100/100" ]
-    run "$GRADE" "$STUDENT"
-    [ "$status" = 1 ]
-    [ "$(marks all)" = "39/40 98/100" ]
-    [[ $output == *'[2] QUIT: the others are served; or the server stops, where it should'* ]]
+    [ -z "$(find /proc/[0-9]*/cwd -lname "$STUDENT" 2>/dev/null)" ]
+}
+
+@test "a server that QUIT stops loses two points where it should not" {
+    export START="$KVSS --quit-stops-server PORT" GRADED=$STUDENT QUIT_STOPS=0 REPLY_WITHIN=5
+    run bats --tap "$ROOT/tests/public/5-service.bats"
+    echo "$output"
+    [ "$(grep -c '^not ok ' <<<"$output")" = 1 ]
+    [[ $output == *'not ok '?' [2] QUIT: the others are served;'* ]]
 }
 
 @test "threads.py lacks STATS and QUIT, and runs a line that never ended" {
@@ -85,8 +94,8 @@ costs() {
 # worthless PYTHON: a server that begins so gets no points.
 worthless() {
     python
-    printf 'import socket, sys\ns = socket.create_server(("127.0.0.1", int(sys.argv[1])))\nkept = []\n%s\n' \
-        "$1" >"$STUDENT/server.py"
+    printf '%s\n' 'import socket, sys' 'kept = []' \
+        's = socket.create_server(("127.0.0.1", int(sys.argv[1])))' "$1" >"$STUDENT/server.py"
     run "$GRADE" --patience 1 --command 'python3 server.py PORT' "$STUDENT"
     echo "$output"
     [ "$status" = 1 ]
@@ -106,15 +115,6 @@ worthless() {
     [[ $output == *'    the server: SyntaxError: '* ]]
 }
 
-@test "nothing of a server is left, whatever it starts" {
-    # A program that starts others and waits for them. The folder's name tells them from all others.
-    printf '#!/bin/sh\nsleep 1000 & %s $1 & wait\n' "$KVSS" >"$STUDENT/start"
-    chmod +x "$STUDENT/start"
-    run "$GRADE" "$STUDENT"
-    [ "$(marks all)" = "40/40 100/100" ]
-    [ -z "$(find /proc/[0-9]*/cwd -lname "$STUDENT" 2>/dev/null)" ]
-}
-
 @test "without a server to grade: one line, status 2" {
     # refused MESSAGE WORD...
     refused() {
@@ -125,7 +125,7 @@ worthless() {
     refused "/nowhere: no such folder" /nowhere
     refused "--wrong: no such option" --wrong "$STUDENT"
     refused "a value is missing" --command
-    refused "--patience: 'x' is not a number from 1 to 99" --patience x "$STUDENT"
+    refused "--patience: 'x' is not from 1 to 99" --patience x "$STUDENT"
     refused "--command: PORT does not occur in './server'" --command ./server "$STUDENT"
     run "$GRADE"
     [ "$status" = 2 ]
@@ -134,19 +134,22 @@ worthless() {
 @test "a bug in PUT, GET or DEL costs its test" {
     costs 1-store 's/"201 CREATED"/"200 OK"/' 'PUT: 201 CREATED for a new key'
     costs 1-store 's/"200 OK" if words\[1\] in store else //' 'PUT: 200 OK for a key that is there'
-    costs 1-store 's/store\[words\[1\]\] = words\[2\]/store.setdefault(words[1], words[2])/' 'GET: the newest value'
-    costs 1-store 's/store\[words\[1\]\] if words\[1\] in store else "404 NOT_FOUND"/store.get(words[1], "")/' \
+    costs 1-store 's/store\[words\[1\]\] = words\[2\]/store.setdefault(words[1], words[2])/' \
+        'GET: the newest value'
+    costs 1-store 's/store\[words\[1\]\] if .* "404 NOT_FOUND"/store.get(words[1], "")/' \
         'GET: 404 NOT_FOUND without such a key'
     costs 1-store 's/"204 NO_CONTENT"/"200 OK"/' 'DEL: 204 NO_CONTENT'
 }
 
 @test "another bug in DEL, or in how keys and values are read, costs its test" {
     costs 1-store 's/store.pop(/store.get(/' 'DEL: the key is gone, and no other'
-    costs 1-store 's/ if store.pop(.*/ if store.pop(words[1], 0) != 1 else ""/' 'DEL: 404 NOT_FOUND without such a key'
+    costs 1-store 's/ if store.pop(.*/ if store.pop(words[1], 0) != 1 else ""/' \
+        'DEL: 404 NOT_FOUND without such a key'
     costs 1-store 's/words\[1\]\] = words\[2\]/words[1]] = words[2].strip()/' \
         'a value may have spaces: one, two, at its end'
     costs 1-store 's/line.decode()/line.decode("ascii", "replace")/' 'keys and values in UTF-8'
-    costs 1-store 's/^    with lock:/    words[1:2] = [word.lower() for word in words[1:2]]\n&/' 'city and City are two keys'
+    costs 1-store 's/^    with lock:/    words[1:2] = [w.lower() for w in words[1:2]]\n&/' \
+        'city and City are two keys'
 }
 
 @test "a bug in how errors are told costs its test" {
@@ -154,10 +157,11 @@ worthless() {
         'another version: 426 UPGRADE_REQUIRED' 'an empty line has no version'
     costs 2-errors 's/if version != /if version and version != /' 'an empty line has no version'
     costs 2-errors 's/words\[0\] == "PUT"/words[0] in ("PUT", "POTT")/' 'POTT: 400 BAD_REQUEST'
-    costs 2-errors 's/^    words = /    if not rest: return "426 UPGRADE_REQUIRED"\n&/' 'no verb: 400 BAD_REQUEST'
-    costs 2-errors 's/rest.split(" ", 2)/rest.split(" ", 2) + ["", ""]/; s/len(words) == [23]/len(words) > 1/' \
+    costs 2-errors 's/^    words = /    if not rest: return "426 UPGRADE_REQUIRED"\n&/' \
+        'no verb: 400 BAD_REQUEST'
+    costs 2-errors 's/rest.split(" ", 2)/[*&, "", ""]/; s/len(words) == [23]/len(words) > 1/' \
         'an argument too few: 400 BAD_REQUEST' 'an argument too many: 400 BAD_REQUEST'
-    costs 2-errors 's/^            self.wfile.*/&\n            if answer(line.decode().rstrip())[0] == "4": return/' \
+    costs 2-errors 's/^            self.wfile.*/&\n            if line[:6] != b"KV\/1.0": return/' \
         'after an error, the connection goes on'
 }
 
@@ -173,14 +177,15 @@ worthless() {
     costs 4-clients 's/ThreadingTCPServer/TCPServer/' \
         'what one client stores, another gets, while both are connected' \
         'a client that stops in the middle of a line holds up nobody' '50 clients at once'
-    costs 4-clients 's/^    def handle(self):/&\n        __import__("os").dup(0)/' '500 clients one after the other'
+    costs 4-clients 's/^    def handle(self):/&\n        os.dup(0)/' \
+        '500 clients one after the other'
 }
 
 @test "a server that a client can end loses the points for that" {
-    costs 5-service 's/^        for line in self.rfile:/&\n            if line[-1:] != b"\\n": __import__("os")._exit(1)/' \
+    costs 5-service 's/^ *for line in self.rfile:/&\n            if 10 not in line: os._exit(1)/' \
         'clients that leave in the middle of a line'
-    costs 5-service 's/^class Server.*/&\n    def handle_error(self, *_): __import__("os")._exit(1)/' \
+    costs 5-service 's/^class Server.*/&\n    def handle_error(self, *_): os._exit(1)/' \
         'clients that leave without their replies' garbage
-    costs 5-service 's/^        for line in self.rfile:/&\n            if len(line) > 65536: __import__("os")._exit(1)/' \
+    costs 5-service 's/^ *for line in self.rfile:/&\n            if line[65536:]: os._exit(1)/' \
         'a line of 1,000,000 bytes'
 }

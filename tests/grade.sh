@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Runs the public tests against a server of KV/1.0, in any language, and prints a table of marks.
 #
-#     tests/grade.sh [--command 'python3 server.py PORT'] [--quit-stops-server] [--patience SECONDS] DIR
+#     tests/grade.sh [--command 'python3 server.py PORT'] [--quit-stops-server] [--patience SECONDS]
+#         DIR
 #
-# DIR has the server. --command starts it there; PORT in it is the port to listen on, at 127.0.0.1. Without
-# it, that's the program "start" in DIR, with the port as its argument. A reply may take 5 seconds, or as
-# many as --patience says. The points of a test are the number in its name.
+# DIR has the server. --command starts it there; PORT in it is the port to listen on, at 127.0.0.1.
+# Without it, that's the program "start" in DIR, with the port as its argument. A reply may take 5
+# seconds, or as many as --patience says. The points of a test are the number in its name.
 #
 # Exit status: 0 all points, 1 fewer, 2 nothing was graded.
 set -euo pipefail
@@ -27,11 +28,12 @@ read_options() {
         esac
         shift || refuse "a value is missing"
     done
-    [ $# = 1 ] || refuse "usage: grade.sh [--command 'COMMAND PORT'] [--quit-stops-server] [--patience SECONDS] DIR"
-    [[ $REPLY_WITHIN =~ ^[1-9][0-9]?$ ]] || refuse "--patience: '$REPLY_WITHIN' is not a number from 1 to 99"
+    [ $# = 1 ] || refuse "one folder has to be named, and there are $#"
+    [[ $REPLY_WITHIN =~ ^[1-9][0-9]?$ ]] || refuse "--patience: '$REPLY_WITHIN' is not from 1 to 99"
     [[ $START == *PORT* ]] || refuse "--command: PORT does not occur in '$START'"
     GRADED=$(cd "$1" 2>/dev/null && pwd) || refuse "$1: no such folder"
-    [ "$START" != './start PORT' ] || [ -x "$GRADED/start" ] || refuse "$1/start: no such program; see --command"
+    [ "$START" != './start PORT' ] || [ -x "$GRADED/start" ] ||
+        refuse "$1/start: no such program; see --command"
 }
 
 # points PATTERN FILE: the sum of those in the names of tests, on the lines that match.
@@ -44,16 +46,18 @@ row() {
     printf '%-12s %7s %9s\n' "$1" "$2/$3" "$4/$5"
 }
 
-# grade FILE: runs a group of tests, prints its row, and adds it to the sums. What did not pass goes to FAILED.
+# grade FILE: runs a group of tests, prints its row, and adds it to the sums. What did not pass goes
+# to the file failed.
 grade() {
     local all passed possible earned
-    timeout "$((BATS_TEST_TIMEOUT * 12))" bats --tap "$1" >"$OUT/tap" 2>&1 </dev/null || :
+    timeout $((BATS_TEST_TIMEOUT * 12)) bats --tap "$1" >"$OUT/tap" 2>&1 </dev/null || :
     all=$(grep -c '^@test ' "$1")
     possible=$(points '^@test ' "$1")
     passed=$(grep -c '^ok ' "$OUT/tap" || :)
     earned=$(points '^ok ' "$OUT/tap")
     row "$(basename "$1" .bats)" "$passed" "$all" "$earned" "$possible"
-    PASSED=$((PASSED + passed)) ALL=$((ALL + all)) EARNED=$((EARNED + earned)) POINTS=$((POINTS + possible))
+    PASSED=$((PASSED + passed)) ALL=$((ALL + all))
+    EARNED=$((EARNED + earned)) POINTS=$((POINTS + possible))
     sed -n 's/^@test "\(.*\)" {$/\1/p' "$1" | while IFS= read -r name; do
         grep -q "^ok [0-9]* ${name//[/\\[}\$" "$OUT/tap" || why "$name" >>"$OUT/failed"
     done
@@ -62,7 +66,8 @@ grade() {
 # why NAME: the name of a test, and what it said.
 why() {
     echo "$1"
-    awk -v name="$1" '/^(not )?ok / { found = index($0, name) } found && /^# / && !/^# \(|^#  / ' "$OUT/tap" |
+    awk -v name="$1" '/^(not )?ok / { found = index($0, name) }
+        found && /^# / && !/^# \(|^#  /' "$OUT/tap" |
         cut -c 1-100 | head -n 10 | sed 's/^# /    /'
 }
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What the public tests share. They ask a server of KV/1.0, in whatever language, for nothing but the lab
-# in docs/protocol.md. grade.sh says how it's started, and how long it may take to answer:
+# What the public tests share. They ask a server of KV/1.0, in any language, for nothing but the
+# lab in docs/protocol.md. grade.sh says how it's started, and how long it may take to answer:
 #
 #     START       the command, in which PORT is the port to listen on; it's run in the folder GRADED
 #     REPLY_WITHIN    seconds
@@ -23,14 +23,15 @@ up() { (: <>"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; }
 
 # answers: whether a line comes back for one.
 answers() {
-    (exec 8<>"/dev/tcp/127.0.0.1/$PORT" && echo 'KV/1.0 GET key' >&8 && read -r -t "$REPLY_WITHIN" -u 8) 2>/dev/null
+    (exec 8<>"/dev/tcp/127.0.0.1/$PORT" && echo 'KV/1.0 GET key' >&8 &&
+        read -r -t "$REPLY_WITHIN" -u 8) 2>/dev/null
 }
 
 answers_or_dead() { answers || dead "$PID"; }
 
-# serve: starts the server. Sets PORT, and PID, which is also the group of all that it starts. The port
-# is below those that the kernel gives to clients, and tests that run at once begin at different ones.
-# If one did not answer, the next tests of the group don't wait for that again.
+# serve: starts the server. Sets PORT, and PID, which is also the group of all that it starts. The
+# port is below those that the kernel gives to clients; tests that run at once begin at different
+# ones. If one did not answer, the next tests of the group don't wait for that again.
 serve() {
     local mute=$BATS_RUN_TMPDIR/mute
     [ ! -e "$mute" ] || { echo 'the server does not answer' >&2; return 1; }
