@@ -18,6 +18,7 @@
 # make soak        serve a thousand clients, good and bad, for SECONDS=900, beside a model
 # make attacks     measure what hostile clients cost the others
 # make labs        check the labs, their tests and their model solutions
+# make labs        check the labs, their tests and their model solutions
 
 PREFIX   ?= /usr/local
 STANDARD  = -std=c99 -Wall -Wextra -Wpedantic
@@ -63,6 +64,7 @@ faults:   ; @tests/faults/run.bash
 fuzz:     ; @tests/fuzz/run.bash
 soak:     ; @tests/soak/soak.py --kvss ./kvss --seconds $${SECONDS:-900} $${SEED:+--seed $$SEED}
 attacks:  ; @tests/soak/attacks.bash
+labs:     ; @tests/labs.bash
 demo:     ; @docs/demo.bash
 
 install: all
@@ -73,4 +75,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench portable valgrind coverage faults fuzz soak attacks demo install clean always
+.PHONY: all test bench portable valgrind coverage faults fuzz soak attacks labs demo install clean always
