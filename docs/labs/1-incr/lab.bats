@@ -10,7 +10,9 @@ load ../lab
 
 @test "INCR counts, for all clients together" {
     serve
-    for _ in {1..20}; do seq 1 500 | sed 's/.*/KV\/1.0 INCR hits/' | talk; done >"$BATS_TEST_TMPDIR/replies"
+    for _ in {1..20}; do
+        yes 'KV/1.0 INCR hits' | head -n 500 | talk
+    done >"$BATS_TEST_TMPDIR/replies"
     [ "$(head -n 1 "$BATS_TEST_TMPDIR/replies")" = '201 CREATED 1' ]
     [ "$(tail -n 1 "$BATS_TEST_TMPDIR/replies")" = '200 OK 10000' ]
     [ "$(ask 'KV/1.0 GET hits')" = '200 OK 10000' ]
@@ -18,7 +20,8 @@ load ../lab
 
 @test "409 for what is no number, or too large; the value stays" {
     serve
-    for value in many -1 +1 1.0 '1 ' ' 1' 0x1 $'1\t' 999999999999999999 18446744073709551615 99999999999999999999; do
+    for value in many -1 +1 1.0 '1 ' ' 1' 0x1 $'1\t' 999999999999999999 18446744073709551615 \
+        99999999999999999999; do
         replies "KV/1.0 PUT k $value" '201 CREATED' \
                 'KV/1.0 INCR k' '409 CONFLICT' \
                 'KV/1.0 GET k' "200 OK $value" \

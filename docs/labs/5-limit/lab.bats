@@ -7,7 +7,11 @@ setup() { offers --limit; }
 
 # run_again REPLY REQUEST: after a second, the request is run again.
 run_again() {
-    again() { [ "$(printf '%s\n' "$2" >&"$FD"; IFS= read -r -t 20 -u "$FD" line; echo "$line")" = "$1" ]; }
+    again() {
+        echo "$2" >&"$FD"
+        IFS= read -r -t 20 -u "$FD" line
+        [ "$line" = "$1" ]
+    }
     wait_until 10 again "$@"
 }
 

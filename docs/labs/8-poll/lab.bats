@@ -19,8 +19,8 @@ open_all() {
     done
 }
 
-# each_gets REPLY: a request on each connection, the last first. (No read -t: bash waits by select(), and
-# past FD_SETSIZE it aborts.)
+# each_gets REPLY: a request on each connection, the last first. (No read -t: bash waits by select(),
+# and past FD_SETSIZE it aborts.)
 each_gets() {
     local i line
     for ((i = ${#FDS[@]} - 1; i >= 0; i--)); do echo 'KV/1.0 GET k' >&"${FDS[i]}"; done

@@ -6,6 +6,7 @@ load ../lab
 setup() {
     offers --follow
     DATA=$BATS_TEST_TMPDIR/data
+    HEADER='# kvss data 1: the changes of a store, as requests'
 }
 
 # lead [OPTION...]: starts the leader. Sets LEADER, its port, LEADER_PID and LEADER_LOG.
@@ -50,7 +51,8 @@ compact() {
     follow_leader
     run follower 'KV/1.0 GET old' 'KV/1.0 GET city'
     printed $'200 OK 1\n200 OK Hue'
-    leader 'KV/1.0 PUT city Hà Nội' 'KV/1.0 DEL old' 'KV/1.0 PUT new 1' 'KV/1.0 EXPIRE new 1000' >/dev/null
+    leader 'KV/1.0 PUT city Hà Nội' 'KV/1.0 DEL old' 'KV/1.0 PUT new 1' \
+        'KV/1.0 EXPIRE new 1000' >/dev/null
     soon '200 OK 1' 'KV/1.0 GET new'
     run follower 'KV/1.0 GET city' 'KV/1.0 GET old'
     printed $'200 OK Hà Nội\n404 NOT_FOUND'
@@ -63,7 +65,9 @@ compact() {
     lead --quiet
     follow_leader
     PORT=$LEADER
-    seq 1 100000 | awk '{ k = $1 * 7919 % 10007; print ($1 % 3 ? "KV/1.0 PUT key" k " " $1 : "KV/1.0 DEL key" k) }
+    seq 1 100000 | awk '{ key = "key" $1 * 7919 % 10007 }
+        $1 % 3 { print "KV/1.0 PUT", key, $1; next }
+        { print "KV/1.0 DEL", key }
         END { print "KV/1.0 PUT last 1" }' | talk >/dev/null
     soon '200 OK 1' 'KV/1.0 GET last'
     seq 0 10006 | sed 's/.*/KV\/1.0 GET key&/' >"$BATS_TEST_TMPDIR/gets"
@@ -75,8 +79,8 @@ compact() {
     lead
     leader 'KV/1.0 PUT k 1' >/dev/null
     follow_leader
-    run follower 'KV/1.0 PUT k 2' 'KV/1.0 DEL k' 'KV/1.0 EXPIRE k 5' 'KV/1.0 EXPIREAT k 1' 'KV/1.0 PUT k' \
-        'KV/1.0 GET k' 'KV/1.0 TTL k' 'KV/1.0 COMPACT' 'KV/1.0 CREATE bob'
+    run follower 'KV/1.0 PUT k 2' 'KV/1.0 DEL k' 'KV/1.0 EXPIRE k 5' 'KV/1.0 EXPIREAT k 1' \
+        'KV/1.0 PUT k' 'KV/1.0 GET k' 'KV/1.0 TTL k' 'KV/1.0 COMPACT' 'KV/1.0 CREATE bob'
     printed '403 FORBIDDEN
 403 FORBIDDEN
 403 FORBIDDEN
@@ -153,8 +157,9 @@ compact() {
     soon '200 OK 4' 'KV/1.0 GET k'
 }
 
-@test "half a line is not run before the rest is there; a file that has become shorter is run anew" {
-    printf '# kvss data 1: the changes of a store, as requests\nKV/1.0 PUT a 1\nKV/1.0 PUT b 1' >"$DATA"
+@test "half a line is not run before the rest is there; a file that got shorter is run anew" {
+    printf '%s\n' "$HEADER" 'KV/1.0 PUT a 1' >"$DATA"
+    printf 'KV/1.0 PUT b 1' >>"$DATA"
     follow_leader
     run follower 'KV/1.0 GET a' 'KV/1.0 GET b'
     printed $'200 OK 1\n404 NOT_FOUND'
@@ -162,18 +167,17 @@ compact() {
     soon '200 OK 123' 'KV/1.0 GET b'
     printf ' c 1\n' >>"$DATA"
     soon '200 OK 1' 'KV/1.0 GET c'
-    truncate -s 66 "$DATA" # the header and the first line
+    truncate -s $((${#HEADER} + 1 + 15)) "$DATA" # to the first line
     soon '404 NOT_FOUND' 'KV/1.0 GET c'
     [ "$(follower 'KV/1.0 GET a')" = '200 OK 1' ]
 }
 
 @test "a deadline passes on the follower, too; one that was put off in time does not" {
     lead
-    leader 'KV/1.0 PUT goes 1' 'KV/1.0 PUT stays 1' 'KV/1.0 EXPIRE goes 1' 'KV/1.0 EXPIRE stays 1' >/dev/null
-    follow_leader
-    # The leader puts one off, in time; its line comes to the follower when the clock has passed the deadline.
+    leader 'KV/1.0 PUT goes 1' 'KV/1.0 PUT stays 1' 'KV/1.0 EXPIRE goes 1' \
+        'KV/1.0 EXPIRE stays 1' >/dev/null
+    # What the leader writes in time comes to the follower later, when the deadline is past.
     cp "$DATA" "$DATA.seen"
-    stop "$FOLLOWER_PID"
     serve --follow "$DATA.seen"
     FOLLOWER=$PORT
     soon '404 NOT_FOUND' 'KV/1.0 GET goes'
@@ -194,9 +198,10 @@ compact() {
     fails 1 "$DATA: No such file or directory" --follow "$DATA"
     echo 'hello' >"$DATA"
     fails 1 "$DATA, line 1: it's not a data file of kvss" -f "$DATA"
-    printf '# kvss data 1: the changes of a store, as requests\nKV/1.0 GET a\n' >"$DATA"
+    printf '%s\n' "$HEADER" 'KV/1.0 GET a' >"$DATA"
     fails 1 "$DATA, line 2: it's no PUT, DEL or EXPIREAT" -f "$DATA"
     for other in "--data=$DATA" --private; do
-        fails 2 'follow: the store is a copy; --data and --private are about another' --follow "$DATA" "$other"
+        fails 2 'follow: the store is a copy; --data and --private are about another' \
+            --follow "$DATA" "$other"
     done
 }
