@@ -19,7 +19,8 @@
  *    17. Loop       select(), accept, stop
  *    18. Start      the table of options, the listening sockets, main
  *
- * A request goes down the file and never back up:
+ * A chapter uses those above it. So the way of a request goes from Clients up to the store,
+ * and back:
  *
  *     recv -> client's in buffer -> line -> version, verb, arguments -> command -> store
  *                                                                          |
