@@ -2935,9 +2935,9 @@ static bool loop_wait(fd_set *readable, fd_set *writable) {
     return ready > 0 || server.now >= until || server.stopping;
 }
 
-/* Turns begin after the client that was served last: who came too late for one is among the first of
- * the next, and does not wait for two. (With 900 clients that all ask at once, the longest wait is
- * 10.6 ms and not 14.) Who had a slow request run is behind all others who want one. */
+/* Turns begin after the client that was served last: who came too late for one is among the first
+ * of the next, and does not wait for two. (With 900 clients that all ask at once, the longest wait
+ * is 10.6 ms and not 14.) Who had a slow request run is behind all others who want one. */
 static void loop_serve(struct client *c, const fd_set *readable, const fd_set *writable) {
     int fd = client_fd(c);
     bool was_slow = server.slow, can_read = FD_ISSET(fd, readable),
