@@ -154,12 +154,13 @@ stat() {
     wait $flood || :
 }
 
+# With QUICK=1, a fifth of them.
 @test "100,000 connections opened and dropped leave no descriptor and no memory behind" {
     start
     descriptors() { find "/proc/$PID/fd" -mindepth 1 2>/dev/null | wc -l; }
-    before=$(descriptors)
+    before=$(descriptors) count=${QUICK:+20000}
     # One says nothing, one half a line, one leaves before its reply, one says QUIT and leaves.
-    for ((i = 0; i < 100000; i += 4)); do
+    for ((i = 0; i < ${count:=100000}; i += 4)); do
         exec 8<>"/dev/tcp/127.0.0.1/$PORT"; exec 8>&-
         exec 8<>"/dev/tcp/127.0.0.1/$PORT"; printf 'KV/1.0 GET' >&8; exec 8>&-
         exec 8<>"/dev/tcp/127.0.0.1/$PORT"; echo 'KV/1.0 GET a' >&8; exec 8>&-

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # make portable            compile with each compiler, without a warning, and run the suite on what
 #                          came of it; by qemu-user, on processors that this machine does not have
-# make portable QUICK=1    most get a part of the suite only
+# make portable QUICK=1    a part of the suite only
 #
 # What is compiled goes to a folder of its own, which is removed. Tests say by tags what they need that
 # not all of these have:
@@ -77,9 +77,6 @@ compile aarch64 CC=aarch64-linux-gnu-gcc LDLIBS="$PWD/tests/no_crypt.c"
 emulate s390x
 emulate aarch64
 
-# gcc is the compiler of make test, and clang and tcc use the same libc. So if it has to be quick,
-# the whole suite runs where a long and a time_t have 32 bits, and a part of it elsewhere.
-#
 # Under qemu-user, prompt.bats is not run: it looks for the client by its name, which is qemu's
 # there, and locales are files in the byte order of this machine. Nor is hostile.bats, which is
 # about memory and descriptors: qemu has some of its own. Nor is roles.bats, for want of
@@ -91,7 +88,7 @@ if [ -n "${QUICK-}" ]; then
 fi
 export PATIENCE=5 BATS_TEST_TIMEOUT=600 # qemu is slow, and all of this at once, too
 run musl ',!glibc,!shim' "${others[@]}"
-run gcc-m32 ',!crypt,!shim' tests/
+run gcc-m32 ',!crypt,!shim' "${others[@]}"
 run gcc '' "${others[@]}"
 run clang '' "${others[@]}"
 run tcc '' "${others[@]}"

@@ -35,7 +35,7 @@ done
 # on, or close its stdin, which valgrind keeps from it. Tests that measure memory and time, or have
 # calls fail by a shared object, see that they can't (instrumented and faulty, in the tests).
 files=(tests/)
-[ -z "${QUICK-}" ] || files=(tests/{client,protocol,roles}.bats)
+[ -z "${QUICK-}" ] || files=(tests/{frames,protocol}.bats)
 status=0
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=10 BATS_TEST_TIMEOUT=1200 \
     bats --jobs 2 --filter-tags '!own,!load,!timing,!process' "${files[@]}" || status=$?
