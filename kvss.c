@@ -2940,8 +2940,8 @@ static bool loop_wait(fd_set *readable, fd_set *writable) {
  * is 10.6 ms and not 14.) Who had a slow request run is behind all others who want one. */
 static void loop_serve(struct client *c, const fd_set *readable, const fd_set *writable) {
     int fd = client_fd(c);
-    bool was_slow = server.slow, can_read = FD_ISSET(fd, readable),
-         can_write = FD_ISSET(fd, writable);
+    bool can_read = FD_ISSET(fd, readable), can_write = FD_ISSET(fd, writable);
+    bool was_slow = server.slow;
     if (can_write) c->blocked = false;
     if (can_write && c->pending) client_run(c);
     if (can_read || loop_finishes(c)) client_read(c);
