@@ -11,7 +11,8 @@ cd "$(dirname "$0")/.."
 
 FOLDER=$(mktemp -d)
 trap 'rm -rf "$FOLDER"' EXIT
-FLAGS='-O0 -g --coverage tests/coverage.c -Wl,--wrap=_exit' CC=gcc tests/faults/build.bash "$FOLDER/kvss"
+FLAGS='-O0 -g --coverage tests/coverage.c -Wl,--wrap=_exit' CC=gcc KVSS_SOURCE=$PWD/kvss.c \
+    tests/faults/build.bash "$FOLDER/kvss"
 make -s -C "$FOLDER" -f "$PWD/Makefile" VPATH="$PWD" CC=gcc CFLAGS='-O0 -g --coverage' kvss_client
 
 status=0
@@ -34,11 +35,11 @@ missed() {
 }
 
 cd "$FOLDER"
-for program in kvss kvss_client; do
-    echo "== $program.c"
-    gcov --branch-counts --branch-probabilities --stdout "$program-$program.gcda" >"$program.gcov"
-    missed "$program.c" <"$program.gcov"
-    gcov --branch-counts --branch-probabilities --no-output "$program-$program.gcda" |
-        sed -n "/^File.*$program\.c'/,/^\$/s/^\(Lines\|Taken\)/$program.c: \1/p"
+for program in kvss-kvss kvss_client; do
+    file=${program#kvss-}.c
+    echo "== $file"
+    gcov --branch-counts --branch-probabilities --stdout "$program.gcda" | missed "$file"
+    gcov --branch-counts --branch-probabilities --no-output "$program.gcda" |
+        sed -n "/^File.*$file'/,/^\$/s/^\(Lines\|Taken\)/$file: \1/p" | head -n 2
 done
 exit $status
