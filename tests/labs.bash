@@ -20,7 +20,7 @@ unset KVSS KVSS_CLIENT
 # Tests with the tag own are left out, but for docs.bats: they are about kvss as it is, and not about what
 # it does. Pages may name functions that a model renames.
 suite=(tests/)
-[ -z "${QUICK-}" ] || suite=(tests/{protocol,server}.bats)
+[ -z "${QUICK-}" ] || suite=(tests/protocol.bats)
 naming='functions that the pages name are in kvss.c'
 jobs=()
 ! command -v parallel >/dev/null || jobs=(--jobs "$(nproc)")
