@@ -69,7 +69,8 @@ lab() {
         complain "$1" 'clang-format would change the model' || return
     sed -i "/^@test \"$naming\"/,/^}/d" "$patched/tests/docs.bats"
     passes "$patched" "$tests" || complain "$1" 'its tests fail with the model' || return
-    passes "$patched" --filter-tags '!own' "${suite[@]}" && passes "$patched" tests/docs.bats ||
+    passes "$patched" --filter-tags '!own' "${suite[@]}" &&
+        { [ -n "${QUICK-}" ] || passes "$patched" tests/docs.bats; } ||
         complain "$1" 'the suite fails with the model' || return
     echo "ok $1: its tests fail before, pass after; the suite passes"
 }
