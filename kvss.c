@@ -1283,7 +1283,7 @@ static bool pattern_matches(const struct pattern *p, struct str text) {
  * connection is ended. */
 
 enum {
-    MAILBOXES_MAX = 10000,   /* LIST looks at them all, in 14 ms at most */
+    MAILBOXES_MAX = 10000,   /* LIST looks at them all: 14 ms, for long names */
     MESSAGES_MAX = 1000,     /* in a mailbox */
     MAILBOX_BYTES = 1 << 20, /* of text, in a mailbox */
     CUT_MS = 60000,          /* for a connection that is ended in the middle of a message */
