@@ -115,6 +115,7 @@ shape() {
     printf 'KV/1.0 PUT ci' >&8
     wait_until 20 captured 'PUT ci$'
     printf 'ty Hanoi\nKV/1.0 GET city\n' | cat >&8
+    wait_until 20 captured '200 OK' # a FIN before that would be captured before it
     exec 8>&-
     wait $!
     over() { [ "$(shape "$capture" "$PORT" | grep -c ' 0 1 *$')" = 2 ]; }
