@@ -18,7 +18,6 @@
 # make soak        serve a thousand clients, good and bad, for SECONDS=900, beside a model
 # make attacks     measure what hostile clients cost the others
 # make labs        check the labs, their tests and their model solutions
-# make labs        check the labs, their tests and their model solutions
 
 PREFIX   ?= /usr/local
 STANDARD  = -std=c99 -Wall -Wextra -Wpedantic
