@@ -3023,7 +3023,7 @@ static int option_read(char **words, int i) {
     while (o < options + OPTIONS && !(is_long ? str_is(name, o->name) : *name.bytes == o->letter))
         o++;
     if (o == options + OPTIONS) DIE(EXIT_USAGE, "%s: no such option; see kvss --help", words[i]);
-    if (name.len && name.bytes[name.len]) value = name.bytes + name.len + is_long;
+    if (name.bytes[name.len]) value = name.bytes + name.len + is_long;
     if (!o->argument && value) DIE(EXIT_USAGE, "%s: this option takes no value", words[i]);
     if (o->argument && !value) value = words[++i];
     if (o->argument && !value) DIE(EXIT_USAGE, "%s: %s is missing", words[i - 1], o->argument);
