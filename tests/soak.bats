@@ -55,6 +55,7 @@ start() {
     others --fill 1
 }
 
+# bats test_tags=crypt
 @test "a short soak: 300 clients, good and bad, beside a model" {
     "$ROOT/tests/soak/soak.py" --kvss "$KVSS" --seconds 5 --clients 300
 }
@@ -73,6 +74,7 @@ start() {
     survives flood 2000 keys "$PID"
 }
 
+# bats test_tags=crypt
 @test "guesses of passwords on 20 connections" {
     command -v openssl >/dev/null || skip "openssl is needed: apt-get install openssl"
     (umask 077; echo "adam:$(openssl passwd -6 eve)" >managers)
