@@ -18,7 +18,7 @@ strace)
     command=(strace -qq -e signal=none -e trace=pselect6,accept,recvfrom,sendto,close
         -o "$work/calls") ;;
 gdb) command=(gdb -nx -batch -x docs/watch.gdb --args) ;;
-*) sed -n 's/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+*) sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac
 "${command[@]}" ./kvss --port 0 $level >"$work/functions" 2>"$work/log" &
 watcher=$!
