@@ -129,6 +129,9 @@ worthless() {
     refused "--command: PORT does not occur in './server'" --command ./server "$STUDENT"
     run "$GRADE"
     [ "$status" = 2 ]
+    mkdir "$BATS_TEST_TMPDIR/bin"
+    ln -s "$(command -v bash)" "$(command -v dirname)" "$BATS_TEST_TMPDIR/bin"
+    PATH=$BATS_TEST_TMPDIR/bin refused "bats is needed: apt-get install bats" "$STUDENT"
 }
 
 @test "a bug in PUT, GET or DEL costs its test" {

@@ -71,6 +71,7 @@ why() {
         cut -c 1-100 | head -n 10 | sed 's/^# /    /'
 }
 
+command -v bats >/dev/null || refuse "bats is needed: apt-get install bats"
 read_options "$@"
 export BATS_TEST_TIMEOUT=$((REPLY_WITHIN * 4 + 20))
 OUT=$(mktemp -d)
