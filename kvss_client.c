@@ -562,7 +562,7 @@ static size_t editor_character(size_t i, int *columns) {
     mbstate_t state;
     memset(&state, 0, sizeof state);
     size_t n = mbrtowc(&character, editor.text + i, editor.len - i, &state);
-    bool valid = n > 0 && n <= editor.len - i;
+    bool valid = n <= editor.len - i; /* 0 is for a NUL, and there is none */
     *columns = valid ? wcwidth(character) : 1;
     if (*columns < 0) *columns = 1;
     return i + (valid ? n : 1);
@@ -841,7 +841,7 @@ static int prompt_run(void) {
     terminal_ask();
     for (bool stays = true; stays && !server.ended;) {
         fd_set readable, writable;
-        bool reads = !prompt_waits() && keys.len < sizeof keys.bytes;
+        bool reads = !prompt_waits();
         if (reads) editor_draw();
         if (server_wait(reads ? STDIN_FILENO : -1, &readable, &writable, &none)) {
             if (reads && FD_ISSET(STDIN_FILENO, &readable)) stays = prompt_read();
