@@ -360,6 +360,12 @@ static int reply_print(const char *line, size_t len) {
     return status;
 }
 
+/* Data that is lost must not look like success. A fflush() that fails sets the error indicator. */
+static void output_flush(void) {
+    (void)fflush(stdout);
+    if (ferror(stdout)) DIE("standard output: %s", strerror(errno));
+}
+
 /* == 5. Batch =====================================================================================
  *
  * Requests go out as long as there is room for them, without waiting for replies; replies come in
@@ -442,7 +448,7 @@ static int batch_run(void) {
         input_queue(); /* last: what it leaves behind there is no room for, and a reply will come */
         for (char *line; (line = queue_line(&server.in, &len));)
             if (reply_print(line, len) != EXIT_SUCCESS) worst = EXIT_REFUSED;
-        if (fflush(stdout) != 0 || ferror(stdout)) DIE("standard output: %s", strerror(errno));
+        output_flush();
         input_progress(false);
         if (server.connects && !server.quit && !server.leaving && !batch_goes_on()) server_leave();
     }
@@ -946,8 +952,10 @@ int main(int argc, char **argv) {
     char **words = operands_read(options_read(argv + 1));
     if (options[HELP].value) help_print();
     if (options[VERSION].value) printf("kvss_client %s\n", KVSS_VERSION);
-    if (options[HELP].value || options[VERSION].value)
-        return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_NO_REPLY;
+    if (options[HELP].value || options[VERSION].value) {
+        output_flush();
+        return EXIT_SUCCESS;
+    }
     const char *terminal = getenv("TERM");
     bool at_terminal =
         isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && terminal && strcmp(terminal, "dumb") != 0;

@@ -291,10 +291,13 @@ get b'
     wait "$pid"
 }
 
-@test "batch: a full disk is told, status 2" {
+@test "a full disk is told, status 2" {
     [ -c /dev/full ] || skip "this system has no /dev/full"
     serve
     run bash -c 'echo stats | "$1" -p "$2" >/dev/full' - "$KVSS_CLIENT" "$PORT"
+    printed 'kvss_client: standard output: No space left on device'
+    [ "$status" = 2 ]
+    run bash -c '"$1" --help >/dev/full' - "$KVSS_CLIENT"
     printed 'kvss_client: standard output: No space left on device'
     [ "$status" = 2 ]
 }
