@@ -160,11 +160,14 @@ static const char *server_address(int (*which)(int, struct sockaddr *, socklen_t
     return name;
 }
 
+/* Requests are still to be sent, or replies to come. */
+static bool server_due(void) { return queue_len(&server.out) || server.replies < server.requests; }
+
 /* Waits until there is input (-1: don't), the server has sent something, or it takes what there is
- * to send. With a reply due, not longer than --timeout. False: a signal has come. */
+ * to send. For a reply, or the end, not longer than --timeout. False: a signal has come. */
 static bool server_wait(int input, fd_set *readable, fd_set *writable, const sigset_t *signals) {
     struct timespec limit = {options[TIMEOUT].value, 0};
-    bool due = queue_len(&server.out) || server.replies < server.requests || server.leaving;
+    bool due = server_due() || server.quit || server.leaving;
     FD_ZERO(readable);
     FD_ZERO(writable);
     if (input >= 0) FD_SET(input, readable);
@@ -268,6 +271,7 @@ static void upper_case(char *word, const char *end) {
  * in any case, and so may the one that MANAGE is to run. The caller has seen to it that there is
  * room. */
 static const char *request_queue(const char *line, size_t len) {
+    (void)queue_room(&server.out);
     for (; *line == ' '; line++) len--;
     size_t prefix = has_version(line) ? 0 : strlen("KV/1.0 ");
     if (prefix + len + 1 > REQUEST_MAX) return TOO_LONG;
@@ -429,11 +433,7 @@ static void input_progress(bool last) {
             input.bytes * 100 / input.size, last ? "\n" : "");
 }
 
-/* Requests are still to be sent, or replies to come. */
-static bool batch_goes_on(void) {
-    return input.fd >= 0 || queue_len(&input.in) || queue_len(&server.out) ||
-           server.replies < server.requests;
-}
+static bool batch_goes_on(void) { return input.fd >= 0 || queue_len(&input.in) || server_due(); }
 
 /* Returns the exit status: that of the worst reply. */
 static int batch_run(void) {
@@ -741,7 +741,7 @@ static bool prompt_enter(void) {
     if (!strcmp(editor.text, "exit")) return false;
     if (!strcmp(editor.text, "help"))
         prompt_help();
-    else if (editor.len > 0 && !wrong && queue_room(&server.out) >= REQUEST_MAX)
+    else if (editor.len > 0 && !wrong)
         wrong = request_queue(editor.text, editor.len);
     if (wrong) printf("%s\n", wrong);
     fflush(stdout);
@@ -808,8 +808,8 @@ static struct {
     char bytes[4096];
 } keys;
 
-/* A reply is due, or the end of the connection. */
-static bool prompt_waits(void) { return server.replies < server.requests || server.quit; }
+/* For a reply, or for the end of the connection. */
+static bool prompt_waits(void) { return server_due() || server.quit; }
 
 /* Takes the keys that have come, until a line has been sent. False: the user leaves. */
 static bool prompt_keys(void) {

@@ -249,6 +249,24 @@ KV/1.0 PUT a 10'
         exit [closed]'
 }
 
+@test "after QUIT it does not wait for ever, should the server stay" {
+    serve
+    stop "$PID"
+    know_nc
+    [ ${#NC_LISTEN[@]} -gt 0 ] || skip "this nc can't listen on 127.0.0.1 only"
+    mkfifo "$BATS_TEST_TMPDIR/replies"
+    timeout 60 nc "${NC_LISTEN[@]}" <>"$BATS_TEST_TMPDIR/replies" >"$BATS_TEST_TMPDIR/heard" 3>&- &
+    server=$!
+    echo '200 OK bye' >"$BATS_TEST_TMPDIR/replies"
+    listening() { ss -tlnH "sport = :$PORT" | grep -q .; }
+    wait_until 10 listening
+    at_terminal "$START"'
+        enter quit
+        see "no reply in 1 s"
+        exit [expr {[closed] != 2}]' --timeout 1
+    kill "$server" 2>/dev/null || :
+}
+
 @test "a value can't reach the terminal: control characters are shown as numbers" {
     serve
     printf 'KV/1.0 PUT k a\x1b[31mb\tc\xc2\x9b\xc3\xa0\n' | talk
