@@ -845,9 +845,9 @@ static int prompt_run(void) {
     fflush(stdout);
     terminal_raw();
     terminal_ask();
-    for (bool stays = true; stays && !server.ended;) {
+    for (bool stays = true; !server.ended && (stays || server.leaving);) {
         fd_set readable, writable;
-        bool reads = !prompt_waits();
+        bool reads = stays && !prompt_waits();
         if (reads) editor_draw();
         if (server_wait(reads ? STDIN_FILENO : -1, &readable, &writable, &none)) {
             if (reads && FD_ISSET(STDIN_FILENO, &readable)) stays = prompt_read();
@@ -856,12 +856,7 @@ static int prompt_run(void) {
         }
         if (prompt_signal) prompt_obey(prompt_signal);
         stays = stays && prompt_keys();
-    }
-    if (server.connects && !server.ended) server_leave();
-    while (server.leaving && !server.ended) {
-        fd_set readable, writable;
-        if (server_wait(-1, &readable, &writable, NULL)) server_move(&readable, &writable);
-        prompt_replies();
+        if (!stays && server.connects && !server.leaving) server_leave();
     }
     terminal_put("\r\x1b[K");
     if (server.ended && !server.quit && !server.leaving) DIE("the server closed the connection");

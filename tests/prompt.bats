@@ -297,6 +297,22 @@ KV/1.0 PUT a 10'
     done
 }
 
+@test "Ctrl-C ends it also while it waits for the last messages" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    serve
+    ask 'KV/1.0 CREATE bob'
+    at_terminal "$START"'
+        enter "connect bob"
+        see "200 OK 0"
+        see "KVSS> "
+        exec kill -STOP '"$PID"'
+        type "\004"
+        while {[exec ss -tnH state fin-wait-2 "dport = :$env(PORT)"] eq ""} { after 10 }
+        type "\003"
+        exit [expr {[lindex [ended] 4] ne "CHILDKILLED"}]' --timeout 30
+    kill -s CONT "$PID"
+}
+
 @test "it ends when its terminal goes away" {
     serve
     at_terminal "$START"'
