@@ -204,7 +204,7 @@ static void server_move(const fd_set *readable, const fd_set *writable) {
 /* A connection to the address, or -1 with errno. The time limit needs a socket that does not block:
  * connect() begins, select() waits, and SO_ERROR tells how it went (POSIX, connect()). */
 static int server_try(const struct addrinfo *a) {
-    int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol), error = 0;
+    int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol), error = 0, ready = -1;
     socklen_t len = sizeof error;
     struct timespec limit = {options[TIMEOUT].value, 0};
     if (fd < 0) return -1;
@@ -213,11 +213,11 @@ static int server_try(const struct addrinfo *a) {
         fd_set writable;
         FD_ZERO(&writable);
         FD_SET(fd, &writable);
-        if (errno != EINPROGRESS)
-            error = errno;
-        else if (pselect(fd + 1, NULL, &writable, NULL, limit.tv_sec ? &limit : NULL, NULL) <= 0)
+        if (errno == EINPROGRESS)
+            ready = pselect(fd + 1, NULL, &writable, NULL, limit.tv_sec ? &limit : NULL, NULL);
+        if (ready == 0)
             error = ETIMEDOUT;
-        else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+        else if (ready < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
             error = errno;
     }
     if (!error) return fd;
