@@ -15,7 +15,8 @@
  *     9. Start      options, main
  *
  * C99 and POSIX.1-2008 (wcwidth() is of its XSI option), nothing else. */
-#define _XOPEN_SOURCE 700
+#define _XOPEN_SOURCE     700
+#define _FILE_OFFSET_BITS 64 /* for files over 2 GiB, where a long has 32 bits */
 
 #include <ctype.h>
 #include <errno.h>
