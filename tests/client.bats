@@ -38,6 +38,7 @@ gives() {
     gives 0 '200 OK bye' quit
     gives 1 '400 BAD_REQUEST' get
     gives 1 '400 BAD_REQUEST' frob x
+    gives 1 '400 BAD_REQUEST' 'fr{}b' x
     gives 1 '426 UPGRADE_REQUIRED' KV/2.0 get
 }
 
@@ -88,6 +89,7 @@ gives() {
     [ "$status" = 2 ]
     run client put k - </dev/null
     [ "$status" = 2 ]
+    gives 2 'kvss_client: standard input: Is a directory' put k - </
 }
 
 @test "once: what would break the line is refused before anything is sent" {
@@ -103,6 +105,7 @@ gives() {
     gives 2 "$too_long" put k "$long"
     gives 2 "$too_long" put k "$long" "$long" y "$long" "$long" "$long"
     gives 2 "$too_long" put k "$long$long" "$long" yyyyyyyy
+    gives 2 "$too_long" put k "$long${long}0123456789"
     gives 1 '404 NOT_FOUND' get it
     # That one came after all the others, and was the only one.
     [ "$(grep -c ' connect ' "$LOG")" = 1 ]
@@ -135,6 +138,39 @@ gives() {
     [[ $output == 'kvss_client: 255.255.255.255 port '* ]]
 }
 
+# bats test_tags=process, glibc
+@test "no descriptor that select() can wait for: one line, status 2" {
+    ulimit -n 1100 || skip "this shell may not have 1,024 descriptors"
+    serve
+    # Bash passes on descriptors from 10 on only to the command that they are named at.
+    full() { eval '"$KVSS_CLIENT" --port "$PORT" "$@"' "$(printf '%d</dev/null ' {4..1023})"; }
+    run full get x
+    printed "kvss_client: 127.0.0.1 port $PORT: Too many open files; is the server running? ./kvss $PORT starts it"
+    [ "$status" = 2 ]
+}
+
+# bats test_tags=glibc
+@test "a server that lets nobody in: --timeout, status 2" {
+    command -v python3 >/dev/null || skip "python3 is needed"
+    # Its queue of connections is full, so that the next one's SYN is not answered.
+    coproc FULL { python3 -c '
+import socket, sys
+server = socket.socket()
+server.bind(("127.0.0.1", 0))
+server.listen(0)
+others = [socket.socket() for _ in range(4)]
+for other in others:
+    other.setblocking(False)
+    other.connect_ex(server.getsockname())
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()' 3>&-; }
+    pid=$FULL_PID
+    read -r -u "${FULL[0]}" PORT
+    gives 2 "kvss_client: 127.0.0.1 port $PORT: Connection timed out; is the server running? ./kvss $PORT starts it" --timeout 1 get x
+    eval "exec ${FULL[1]}>&-"
+    wait "$pid"
+}
+
 @test "a bad command line: one line, status 2" {
     PORT=1
     gives 2 'kvss_client: --nonsense: no such option; see kvss_client --help' --nonsense
@@ -145,6 +181,8 @@ gives() {
     gives 2 'kvss_client: --value=1: this option takes no value' --value=1
     gives 2 'kvss_client: a command, or --file: not both' --file x get y
     gives 2 'kvss_client: /nonexistent: No such file or directory' --file /nonexistent
+    serve
+    gives 2 'kvss_client: cannot read the requests: Is a directory' --file /
 }
 
 @test "--help shows every option and every command of the server" {
@@ -173,14 +211,28 @@ gives() {
 @test "a server that is no kvss, or goes away: status 2" {
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     pretend $'SSH-2.0-OpenSSH_9.2\r\n'
-    run client get x
-    [ "$status" = 2 ]
-    printed 'kvss_client: what came is no reply of KV/1.0; is that kvss?'
+    gives 2 'kvss_client: what came is no reply of KV/1.0; is that kvss?' get x
+    pretend $'2000 OK x\n'
+    gives 2 'kvss_client: what came is no reply of KV/1.0; is that kvss?' get x
+    pretend $'200-OK x\n'
+    gives 2 'kvss_client: what came is no reply of KV/1.0; is that kvss?' get x
+    pretend "$(printf '%4194305s' '' | tr ' ' x)"
+    gives 2 'kvss_client: the reply does not end; is that a KV/1.0 server?' get x
+    pretend ''
+    gives 2 'kvss_client: the server closed the connection; 1 of 1 requests have no reply' quit
     pretend ''
     gives 2 'kvss_client: the server closed the connection; 1 of 1 requests have no reply' get x
     pretend '200 OK half of a re'
     gives 2 'kvss_client: the server closed the connection; 1 of 1 requests have no reply' get x
     [ "$(cat "$BATS_TEST_TMPDIR/heard")" = 'KV/1.0 GET x' ]
+}
+
+@test "replies that no kvss gives, and could" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    pretend $'404\n'
+    gives 1 '404' get x
+    pretend $'100 MESSAGE bob\n100 MESSAGE bob hi\n200 OK x\n'
+    gives 0 $'hi\nx' --value get x
 }
 
 @test "503: the reply is shown, status 1" {
@@ -246,6 +298,13 @@ get b'
     "$KVSS_CLIENT" --port "$PORT" get '' 2>&- || :
     "$KVSS_CLIENT" --port "$PORT" <&-
     [[ $(ask 'KV/1.0 STATS') =~ ^'200 OK keys=1 uptime='[0-9]+'s served=3'$ ]]
+}
+
+@test "batch: QUIT after CONNECT ends it at once" {
+    serve
+    run client <<<$'create bob\nconnect bob\nquit'
+    printed $'201 CREATED\n200 OK 0\n200 OK bye'
+    [ "$status" = 0 ]
 }
 
 @test "batch: a line that is too long ends it, and is named" {
