@@ -42,6 +42,22 @@ TCL
     fi
 }
 
+# pretend LINE: a server that says just this, whatever it's asked, and stays. Sets PORT and PRETENDS, its
+# process.
+pretend() {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    serve
+    stop "$PID"
+    know_nc
+    [ ${#NC_LISTEN[@]} -gt 0 ] || skip "this nc can't listen on 127.0.0.1 only"
+    mkfifo "$BATS_TEST_TMPDIR/replies"
+    timeout 60 nc "${NC_LISTEN[@]}" <>"$BATS_TEST_TMPDIR/replies" >"$BATS_TEST_TMPDIR/heard" 3>&- &
+    PRETENDS=$!
+    echo "$1" >"$BATS_TEST_TMPDIR/replies"
+    listening() { ss -tlnH "sport = :$PORT" | grep -q .; }
+    wait_until 10 listening
+}
+
 START='eval spawn -noecho $env(CLIENT) --port $env(PORT) $env(ARGS)
 see "KVSS> "'
 
@@ -50,6 +66,7 @@ see "KVSS> "'
     at_terminal "$START"'
         enter exit
         exit [closed]'
+    wait_until 10 grep -q ' disconnect ' "$LOG"
     port=$(sed -n 's/.* connect 127\.0\.0\.1:\([0-9]*\)$/\1/p' "$LOG")
     [[ $output == *"connected to 127.0.0.1:$PORT from port $port; help lists the commands, exit leaves"* ]]
     at_terminal "$START"'
@@ -103,7 +120,10 @@ see "KVSS> "'
         enter "get k"
         see "404 NOT_FOUND"
         type "\004"
-        ended'
+        ended
+        spawn -noecho env --unset=TERM $env(CLIENT) --port $env(PORT)
+        type "\004"
+        exit [closed]'
     [[ $output != *KVSS* ]]
 }
 
@@ -148,6 +168,21 @@ edits() {
     edits '  x\027\027get key12' 'GET key12'
     edits 'get key13\014' 'GET key13'
     edits 'get key11\033\[1;2R\033\[1;2R${left}${right}' 'GET key11' # Shift-F3 is no report
+    edits 'get key14\033\[5R\033\[1;0R\033\[9~\033\[\1773~\007' 'GET key14'
+    edits 'get key15${right}$delete' 'GET key15'
+    edits 'get key16\033\[[string repeat 1 40]"; see "key16\033\[K"; type "' 'GET key16' # nothing is as long as that
+}
+
+@test "editing: a key may come in parts" {
+    serve --verbose
+    at_terminal "$START"'
+        type "get kyx\033"; see "kyx\033\[K"; type "\["; type "D"; see "\033\[12C"
+        type "\177e"; see "kex\033\[K"; type "\033O"; type "C"; see "\033\[13C"
+        enter {}
+        see "404 NOT_FOUND"
+        type "\004"
+        exit [closed]'
+    grep -q ' KV/1.0 GET kex$' "$LOG"
 }
 
 @test "editing: UTF-8 by character, wide and combining ones too" {
@@ -155,6 +190,23 @@ edits() {
     edits 'get thành_phốx\177${left}${left}\177p${delete}h${delete}ô' 'GET thành_phô'
     edits 'get 日本語${left}${left}\177に' 'GET に本語'
     edits 'get cafe\u0301s${left}\177o' 'GET cafos'
+    edits 'get cafe\u0301s${left}${left}${right}\177o' 'GET cafos'
+    edits 'get caf\u00e9s${home}\005${left}\177e' 'GET cafes'
+}
+
+@test "editing: UTF-8 also where the locale knows nothing of it, or is none" {
+    serve --verbose
+    for locale in C nonsense; do
+        at_terminal '
+            spawn -noecho env LC_ALL='$locale' $env(CLIENT) --port $env(PORT)
+            see "KVSS> "
+            type "get '$locale'\u00e9\u00e8\177x"
+            enter {}
+            see "404 NOT_FOUND"
+            type "\004"
+            exit [closed]'
+        grep -q " KV/1.0 GET ${locale}éx\$" "$LOG"
+    done
 }
 
 @test "editing: a line longer than the terminal is shown in part, and sent whole" {
@@ -199,6 +251,22 @@ KV/1.0 PUT b 2
 KV/1.0 PUT b 2
 KV/1.0 GET b
 KV/1.0 PUT a 10'
+}
+
+@test "history: the last thousand lines" {
+    serve
+    at_terminal "$START"'
+        log_user 0
+        for {set i 1} {$i <= 1001} {incr i} {
+            type "help $i\r"
+            if {$i % 20 == 0} { see "KVSS> help $i\033"; see "400 BAD_REQUEST"; see "KVSS> \033" }
+        }
+        see "KVSS> help 1001\033"; see "400 BAD_REQUEST"; see "KVSS> \033"
+        type [string repeat $up 999]; see "KVSS> help 3\033"
+        type $up; see "KVSS> help 2\033"
+        type "${up}x"; see "KVSS> help 2x\033"
+        type "\025\004"
+        exit [closed]'
 }
 
 @test "lines that are pasted are sent one by one, each before its reply" {
@@ -250,32 +318,29 @@ KV/1.0 PUT a 10'
 }
 
 @test "after QUIT it does not wait for ever, should the server stay" {
-    serve
-    stop "$PID"
-    know_nc
-    [ ${#NC_LISTEN[@]} -gt 0 ] || skip "this nc can't listen on 127.0.0.1 only"
-    mkfifo "$BATS_TEST_TMPDIR/replies"
-    timeout 60 nc "${NC_LISTEN[@]}" <>"$BATS_TEST_TMPDIR/replies" >"$BATS_TEST_TMPDIR/heard" 3>&- &
-    server=$!
-    echo '200 OK bye' >"$BATS_TEST_TMPDIR/replies"
-    listening() { ss -tlnH "sport = :$PORT" | grep -q .; }
-    wait_until 10 listening
+    pretend '200 OK bye'
     at_terminal "$START"'
         enter quit
         see "no reply in 1 s"
         exit [expr {[closed] != 2}]' --timeout 1
-    kill "$server" 2>/dev/null || :
+    kill "$PRETENDS" 2>/dev/null || : # most ncs have ended with the connection
 }
 
 @test "a value can't reach the terminal: control characters are shown as numbers" {
     serve
-    printf 'KV/1.0 PUT k a\x1b[31mb\tc\xc2\x9b\xc3\xa0\n' | talk
+    printf 'KV/1.0 PUT k a\x1b[31mb\tc\xc2\x9b\xc3\xa0\xc2\xa3\x7f\n' | talk
     at_terminal "$START"'
         enter "get k"
-        see "200 OK a\\x1B\[31mb\\x09c\\xC2\\x9B\u00e0"
+        see "200 OK a\\x1B\[31mb\\x09c\\xC2\\x9B\u00e0\u00a3\\x7F\r"
         see "KVSS> "
         type "\004"
         exit [closed]'
+    pretend $'200 OK a\xc2'
+    at_terminal "$START"'
+        see "200 OK a\\xC2\r"
+        type "\004"
+        exit [closed]'
+    kill "$PRETENDS" 2>/dev/null || : # most ncs have ended with the connection
 }
 
 @test "the server's end shows at once, while a line is being typed, above it" {
@@ -284,6 +349,15 @@ KV/1.0 PUT a 10'
         type "put a"
         exec kill -TERM '"$PID"'
         see "\r\033\[Kkvss_client: the server closed the connection"
+        exit [expr {[closed] != 2}]'
+    ended "$PID"
+    serve
+    ask 'KV/1.0 CREATE bob'
+    at_terminal "$START"'
+        enter "connect bob"
+        see "200 OK 0"
+        exec kill -TERM '"$PID"'
+        see "kvss_client: the server closed the connection"
         exit [expr {[closed] != 2}]'
     ended "$PID"
 }
@@ -382,6 +456,18 @@ KV/1.0 PUT a 10'
         exec kill -CONT '"$PID"'
         see "1000 replies, 100 % of the file"
         exit [closed]'
+}
+
+@test "--file on a terminal: no progress line for a short load, or among the replies" {
+    serve
+    echo 'put k v' >"$BATS_TEST_TMPDIR/requests"
+    at_terminal '
+        spawn -noecho sh -c "$env(SHELL_COMMAND) --file '"$BATS_TEST_TMPDIR"'/requests >/dev/null"
+        if {[closed] != 0} { fail "status" }
+        spawn -noecho sh -c "$env(SHELL_COMMAND) --file '"$BATS_TEST_TMPDIR"'/requests"
+        see "200 OK"
+        exit [closed]'
+    [[ $output != *replies* ]]
 }
 
 @test "a message is shown as it comes, above the line being typed" {
