@@ -176,8 +176,8 @@ edits() {
 @test "editing: a key may come in parts" {
     serve --verbose
     at_terminal "$START"'
-        type "get kyx\033"; see "kyx\033\[K"; type "\["; type "D"; see "\033\[12C"
-        type "\177e"; see "kex\033\[K"; type "\033O"; type "C"; see "\033\[13C"
+        type "get kyx\033"; see "kyx\033\[K"; type "\[D"; see "\033\[12C"
+        type "\177e\033O"; see "kex\033\[K"; type "C"; see "\033\[13C"
         enter {}
         see "404 NOT_FOUND"
         type "\004"
