@@ -191,7 +191,10 @@ static void server_move(const fd_set *readable, const fd_set *writable) {
         ssize_t n = send(server.fd, server.out.bytes + server.out.start, queue_len(&server.out),
                          MSG_NOSIGNAL);
         if (n > 0) server.out.start += (size_t)n;
-        if (n < 0 && !is_later()) server.out.start = server.out.end;
+        if (n < 0 && !is_later()) {
+            (void)shutdown(server.fd, SHUT_WR); /* nothing may follow half a request */
+            server.out.start = server.out.end;
+        }
     }
     if (FD_ISSET(server.fd, readable)) {
         size_t room = queue_room(&server.in);
