@@ -3,17 +3,18 @@
 #                  how many of their lines and branches were run, and which were not; with QUICK=1, of
 #                  a part of the suite
 #
-# What is compiled goes to a folder of its own, which is removed. The server is the one whose calls can
-# be made to fail; they don't, unless the sweep has them fail. What a server did that is killed by
-# SIGKILL is not counted.
+# What is compiled goes to a folder of its own, which is removed. Both programs are those whose calls can
+# be made to fail; they don't, unless a sweep has them fail. What a program did that is killed by a signal
+# is not counted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 FOLDER=$(mktemp -d)
 trap 'rm -rf "$FOLDER"' EXIT
-FLAGS='-O0 -g --coverage tests/coverage.c -Wl,--wrap=_exit' CC=gcc KVSS_SOURCE=$PWD/kvss.c \
-    tests/faults/build.bash "$FOLDER/kvss"
-make -s -C "$FOLDER" -f "$PWD/Makefile" VPATH="$PWD" CC=gcc CFLAGS='-O0 -g --coverage' kvss_client
+for program in kvss kvss_client; do
+    FLAGS='-O0 -g --coverage tests/coverage.c -Wl,--wrap=_exit' CC=gcc KVSS_SOURCE=$PWD/$program.c \
+        tests/faults/build.bash "$FOLDER/$program"
+done
 
 status=0
 files=(tests/) # but tests with the tag own, which bring programs of their own
@@ -21,6 +22,7 @@ files=(tests/) # but tests with the tag own, which bring programs of their own
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=5 BATS_TEST_TIMEOUT=600 \
     bats --jobs 2 --filter-tags '!own' "${files[@]}" || status=$?
 [ -n "${QUICK-}" ] || tests/faults/sweep.py --short "$FOLDER/kvss" || status=$?
+[ -n "${QUICK-}" ] || KVSS=$FOLDER/kvss tests/faults/client.py --short "$FOLDER/kvss_client" || status=$?
 
 # missed FILE: what gcov has noted in it, as FILE:LINE: what: the source.
 missed() {
@@ -35,8 +37,8 @@ missed() {
 }
 
 cd "$FOLDER"
-for program in kvss-kvss kvss_client; do
-    file=${program#kvss-}.c
+for program in kvss-kvss kvss_client-kvss_client; do
+    file=${program#*-}.c
     echo "== $file"
     gcov --branch-counts --branch-probabilities --stdout "$program.gcda" | missed "$file"
     gcov --branch-counts --branch-probabilities --no-output "$program.gcda" |

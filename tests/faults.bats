@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # bats file_tags=own
-# Calls of kvss fail, one in each session: the short form of faults/sweep.py. `make faults`
-# makes every call fail that can.
+# Calls of kvss fail, one in each session: the short form of faults/sweep.py and faults/client.py.
+# `make faults` makes every call fail that can.
 
 load helper
 
@@ -31,6 +31,11 @@ sweep() {
 
 @test "a fault in each session: a store for each client, and a manager" {
     sweep roles
+}
+
+@test "a fault in each session: the client, once, in a batch and at the prompt" {
+    KVSS_SOURCE=kvss_client.c "$BATS_TEST_DIRNAME/faults/build.bash" "$BATS_TEST_TMPDIR/kvss_client"
+    KVSS=$BATS_FILE_TMPDIR/kvss "$BATS_TEST_DIRNAME/faults/client.py" --short "$BATS_TEST_TMPDIR/kvss_client"
 }
 
 @test "setitimer() fails: while some are busy, the others are served all the same" {

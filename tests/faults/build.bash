@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# build.bash OUT: kvss whose calls can be made to fail, see faults.c. With sanitizers, or with FLAGS.
+# build.bash OUT: kvss whose calls can be made to fail, see faults.c; or kvss_client, with
+# KVSS_SOURCE=kvss_client.c. With sanitizers, or with FLAGS.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 wraps=()

@@ -1,11 +1,13 @@
-/* Makes calls of kvss fail. build.bash links this with kvss.c so that each call in the table below
- * comes here first (ld, --wrap): kvss's own calls, not those that libc or a sanitizer makes itself.
+/* Makes calls of kvss fail, or of kvss_client. build.bash links this with kvss.c so that each call
+ * in the table below comes here first (ld, --wrap): kvss's own calls, not those that libc or a
+ * sanitizer makes itself.
  *
  * FAULTS names a file. Each line of it is a call, and how it fails:
  *
  *     fsync EIO          always
  *     malloc ENOMEM 7    the 7th time, counted from the start, and no other
  *     send ONE           it falls short: it takes one byte
+ *     read NONE          or none
  *     pwrite64 HALF      it takes half, and the next call fails with ENOSPC
  *
  * The file is read at each call, so that a disk can break, and be well again, while kvss runs.
@@ -27,6 +29,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <termios.h>
 #include <unistd.h>
 
 /* FAILS(name, type, what it returns when it fails, parameters, arguments). CUTS: those with a len
@@ -66,13 +69,19 @@
           (const char *host, const char *port, const struct addrinfo *hints,                       \
            struct addrinfo **found),                                                               \
           (host, port, hints, found))                                                              \
+    FAILS(connect, int, -1, (int fd, const struct sockaddr *address, socklen_t len),               \
+          (fd, address, len))                                                                      \
     FAILS(socket, int, -1, (int domain, int type, int protocol), (domain, type, protocol))         \
     FAILS(setsockopt, int, -1, (int fd, int level, int option, const void *value, socklen_t len),  \
+          (fd, level, option, value, len))                                                         \
+    FAILS(getsockopt, int, -1, (int fd, int level, int option, void *value, socklen_t *len),       \
           (fd, level, option, value, len))                                                         \
     FAILS(bind, int, -1, (int fd, const struct sockaddr *address, socklen_t len),                  \
           (fd, address, len))                                                                      \
     FAILS(listen, int, -1, (int fd, int most), (fd, most))                                         \
     FAILS(getsockname, int, -1, (int fd, struct sockaddr *address, socklen_t *len),                \
+          (fd, address, len))                                                                      \
+    FAILS(getpeername, int, -1, (int fd, struct sockaddr *address, socklen_t *len),                \
           (fd, address, len))                                                                      \
     FAILS(shutdown, int, -1, (int fd, int how), (fd, how))                                         \
     FAILS(socketpair, int, -1, (int domain, int type, int protocol, int ends[2]),                  \
@@ -84,6 +93,9 @@
     FAILS(setitimer, int, -1,                                                                      \
           (__itimer_which_t which, const struct itimerval *value, struct itimerval *old),          \
           (which, value, old))                                                                     \
+    FAILS(tcgetattr, int, -1, (int fd, struct termios *settings), (fd, settings))                  \
+    FAILS(tcsetattr, int, -1, (int fd, int when, const struct termios *settings),                  \
+          (fd, when, settings))                                                                    \
     FAILS(crypt, char *, NULL, (const char *password, const char *setting), (password, setting))
 
 #define FAILS_INDEX(name, type, failure, parameters, arguments) CALL_##name,
@@ -143,12 +155,13 @@ static bool fault(enum call call, size_t *len) {
         if (sscanf(line, "%23s %23s %llu", name, how, &wanted) < 2) continue;
         if (strcmp(name, records[call].name) != 0) continue;
         bool half = strcmp(how, "HALF") == 0, one = strcmp(how, "ONE") == 0;
+        bool none = strcmp(how, "NONE") == 0;
         if (half && was_half[call])
             error = ENOSPC;
         else if (wanted != nth)
             continue;
-        else if (half || one)
-            *len = half ? *len / 2 : *len > 0;
+        else if (half || one || none)
+            *len = half ? *len / 2 : one && *len > 0;
         else
             error = error_named(how);
         was_half[call] = half && !error;

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The fault sweep: sweep.py [--short] [--jobs N] [--only CALLS] [--variant NAME] KVSS
+"""The fault sweep: sweep.py [--short] [--jobs N] [--only CALLS] [--variant NAME] PROGRAM
 
 A session with a server is run again and again, and each time another call of kvss fails: the first
 malloc(), the second, and so on until there is no such call any more; then the same with realloc(),
-recv(), pwrite() and all the others, in each way that they can fail. KVSS is what build.bash makes,
-whose calls fail as faults.c is told.
+recv(), pwrite() and all the others, in each way that they can fail. PROGRAM is what build.bash
+makes, whose calls fail as faults.c is told.
 
 In each run, every reply has to be what a model of the store says or, where the fault explains it,
 500, 503, or the end of that connection. The server must not die, hang, spin or leak, and what it
@@ -658,14 +658,14 @@ class Run:
 class Sweep:
     """All the runs, and what came of them."""
 
-    def __init__(self, kvss, short):
-        self.kvss, self.short = os.path.abspath(kvss), short
+    def __init__(self, program, short, kind):
+        self.program, self.short, self.kind = os.path.abspath(program), short, kind
         self.table, self.counts, self.lock = {}, {}, threading.Lock()
 
     def run(self, variant, session, *fault):
         """One run. A failure is told with the end of what the server said."""
         folder = tempfile.mkdtemp(prefix='kvss-faults-')
-        run = Run(self.kvss, *fault)
+        run = self.kind(self.program, *fault)
         try:
             outcome = run.run(folder, variant, session)
             if not fault:
@@ -707,20 +707,20 @@ class Sweep:
         return rows[-1][-1]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
+def main(variants, faults, kind):
+    parser = argparse.ArgumentParser()
     parser.add_argument('--short', action='store_true', help='N = 1, 4, 16, ...')
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--only', help='these calls, with spaces between')
     parser.add_argument('--variant', help='this one alone')
-    parser.add_argument('kvss')
+    parser.add_argument('program')
     options = parser.parse_args()
-    sweep = Sweep(options.kvss, options.short)
-    variants = [v for v in VARIANTS if options.variant in (None, v[0].__name__)]
+    sweep = Sweep(options.program, options.short, kind)
+    variants = [v for v in variants if options.variant in (None, v[0].__name__)]
     if any(sweep.run(*variant) != 'unreached' for variant in variants):
         sys.exit('without a fault, it fails as well')
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        tasks = [pool.submit(sweep.sweep, *variant, *fault) for fault in FAULTS
+        tasks = [pool.submit(sweep.sweep, *variant, *fault) for fault in faults
                  for variant in variants if not options.only or fault[0] in options.only.split()]
         for task in tasks:
             task.result()
@@ -728,4 +728,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    main(VARIANTS, FAULTS, Run)
