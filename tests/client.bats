@@ -38,7 +38,6 @@ gives() {
     gives 0 '200 OK bye' quit
     gives 1 '400 BAD_REQUEST' get
     gives 1 '400 BAD_REQUEST' frob x
-    gives 1 '400 BAD_REQUEST' 'fr{}b' x
     gives 1 '426 UPGRADE_REQUIRED' KV/2.0 get
 }
 
@@ -58,6 +57,7 @@ gives() {
     gives 1 '404 NOT_FOUND' --timeout 0 get k
     gives 1 '404 NOT_FOUND' -- get k
     gives 1 '400 BAD_REQUEST' -
+    gives 1 '400 BAD_REQUEST' 'fr{}b' x
     gives 1 '400 BAD_REQUEST' KV/x get k
     gives 1 '400 BAD_REQUEST' /1.0 get k
     gives 1 '403 FORBIDDEN' manage 123
@@ -288,6 +288,23 @@ get b'
     [ "$reply" = 'kvss_client: the server closed the connection, and the requests from line 2 on were not sent' ]
     exec {to}>&-
     run wait "$pid"
+}
+
+# bats test_tags=shim
+@test "batch: a server that leaves before a file has been sent that has been read" {
+    faulty=$KVSS_CLIENT
+    if ! grep -q __wrap_send "$faulty"; then
+        command -v cc >/dev/null || skip "a C compiler is needed"
+        faulty=$BATS_TEST_TMPDIR/kvss_client
+        KVSS_SOURCE=kvss_client.c "$BATS_TEST_DIRNAME/faults/build.bash" "$faulty"
+    fi
+    serve --timeout 1
+    value=$(printf '%60000s' '' | tr ' ' x)
+    for i in {1..5}; do echo "put k$i $value"; done >"$BATS_TEST_TMPDIR/requests"
+    echo 'send EAGAIN' >"$BATS_TEST_TMPDIR/faults"
+    FAULTS=$BATS_TEST_TMPDIR/faults run "$faulty" --port "$PORT" --file "$BATS_TEST_TMPDIR/requests"
+    printed 'kvss_client: the server closed the connection, and the requests from line 5 on were not sent'
+    [ "$status" = 2 ]
 }
 
 # bats test_tags=process

@@ -2,9 +2,10 @@
 """The sweep of the client: client.py [--short] [--jobs N] [--only CALLS] [--variant NAME] CLIENT
 
 As in sweep.py, each call of kvss_client fails, one in each session: a request on the command line,
-a batch, and the prompt, at a terminal. Either it makes no difference, or the client ends with status
-2 and one line that says why ("refused", in the table). It must not die, hang or leak, what it has
-printed must be right, and a terminal gets its settings back. The server is $KVSS, or ./kvss."""
+a batch, and the prompt, at a terminal. Either it makes no difference, or the client ends with
+status 2 and one line that says why ("refused", in the table). It must not die, hang or leak, what
+it has printed must be right, and a terminal gets its settings back. The server is $KVSS, or
+./kvss."""
 
 import os
 import pty
