@@ -394,6 +394,16 @@ KV/1.0 PUT a 10'
     wait_until 10 grep -q ' disconnect ' "$LOG"
 }
 
+@test "it ends when its terminal goes away, and no SIGHUP says so" {
+    command -v setsid >/dev/null || skip "setsid is needed"
+    serve
+    at_terminal '
+        spawn -noecho setsid --wait $env(CLIENT) --port $env(PORT)
+        see "KVSS> "
+        close'
+    wait_until 10 grep -q ' disconnect ' "$LOG"
+}
+
 # The terminal's settings, before and after, as a shell in that terminal sees them.
 # bats test_tags=process
 @test "the terminal is restored, however it ends" {

@@ -75,6 +75,7 @@ def batch(run):
 def prompt(run):
     run.at_terminal([
         ('', 'connected to'), ('', 'KVSS> '),
+        ('get b\r', '\r\033[K404 NOT_FOUND'), ('', 'KVSS> '),
         ('put a 1\r', '\r\033[K201 CREATED'), ('', 'KVSS> '),
         ('get a\r', '\r\033[K200 OK 1'), ('', 'KVSS> '),
         ('x' + UP + DOWN + CTRL_U + 'get a\r', '\r\033[K200 OK 1'), ('', 'KVSS> '),
