@@ -52,6 +52,14 @@ gives() {
     printed '200 OK 5050'
 }
 
+@test "once: of a name's addresses, the first that answers" {
+    getent ahosts localhost 2>&1 | grep -q '^::1 ' || skip "localhost is not ::1 on this machine"
+    serve --host ::1
+    gives 1 '404 NOT_FOUND' --host localhost get k
+    serve
+    gives 1 '404 NOT_FOUND' --host localhost get k
+}
+
 @test "once: no limit of time, words that begin with a dash, and what is almost a version" {
     serve
     gives 1 '404 NOT_FOUND' --timeout 0 get k
