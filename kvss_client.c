@@ -728,9 +728,9 @@ static void on_signal(int signal) { prompt_signal = signal; }
 
 static void prompt_help(void) {
     for (const struct command *c = commands; c < commands + COMMANDS; c++)
-        printf("  %-20s %s\n", c->usage, c->help);
-    printf("  %-20s %s\n", "help", "show this");
-    printf("  %-20s %s\n", "exit", "leave; so does Ctrl-D");
+        printf("  %-21s %s\n", c->usage, c->help);
+    printf("  %-21s %s\n", "help", "show this");
+    printf("  %-21s %s\n", "exit", "leave; so does Ctrl-D");
     printf("A line with a version of its own, like KV/2.0 GET name, is sent as it is.\n");
     fflush(stdout);
 }
@@ -929,7 +929,7 @@ static void help_print(void) {
     printf("\nCommands, in any case; VALUE and PASSWORD may have spaces, and - reads one from "
            "stdin:\n");
     for (const struct command *c = commands; c < commands + COMMANDS; c++)
-        printf("  %-20s %s\n", c->usage, c->help);
+        printf("  %-21s %s\n", c->usage, c->help);
     printf("\nWithout a command: a prompt on a terminal, else a request a line from stdin.\n"
            "Exit status: 0 for 2xx, 1 for 4xx and 5xx, 2 where there was no reply.\n");
 }
