@@ -36,8 +36,9 @@ together() {
 }
 
 # follow PAGE: runs its blocks. "kv [OPTION]" is a conversation with a server of its own, in which
-# lines that begin with a status are the server's, or one of several clients. "console" is commands after "$ " with what they
-# print; for them, ports 9000 and 9001 become free ones. Other blocks are not run.
+# lines that begin with a status are the server's, or one of several clients. "console" is commands
+# after "$ " with what they print; for them, ports 9000 and 9001 become free ones. Other blocks have a
+# name, and a test of their own that reads them by it.
 follow() {
     local line block='' CONSOLE='' FRAMES=''
     while IFS= read -r line; do
@@ -69,6 +70,7 @@ follow() {
 # remember: the server that commands talk to is the one just started.
 remember() {
     CONSOLE=$PORT CONSOLE_PID=$PID
+    wait_until 10 grep -q '^kvss: listening for frames on ' "$LOG"
     FRAMES=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
 }
 
@@ -113,10 +115,11 @@ one_command() {
         case $1 in *'||'*) one_plain_command "$@"; return ;; esac
         read -r -a words <<<"${1#./kvss 9000}"
         cd "$COPY" || return
-        KVSS=./kvss serve --frames 0 "${words[@]}"
+        KVSS=./kvss serve --frames 0 "${words[@]/#9001/0}"
         cd - >/dev/null || return
         remember
-        same "$1" "$(alike "$2")" "$(head -n 1 "$LOG" | sed "s/:$PORT$/:9000/" | alike)" ;;
+        same "$1" "$(alike "$2")" "$(head -n "$(wc -l <"$2")" "$LOG" |
+            sed "s/:$PORT$/:9000/; s/:$FRAMES$/:9001/" | alike)" ;;
     *) one_plain_command "$@" ;;
     esac
 }
@@ -131,6 +134,11 @@ one_plain_command() {
     got=$(cd "$COPY" && bash -c 'nc() { [ "$1" != -N ] || shift; command nc $NC_CLOSE_WORDS "$@"; }
         '"$command" 2>&1) || { echo "$1: status $?, and it printed:" "$got" >&2; return 1; }
     [ -z "$(cat "$2")" ] || same "$1" "$(alike "$2")" "$(alike <<<"${got//$PORT/9000}")"
+}
+
+# block PAGE NAME: the lines of the page's block of that name, which is the last word after ```.
+block() {
+    sed -n '/^```\([a-z]* \)\{0,1\}'"$2"'$/,/^```$/p' "$ROOT/$1" | grep -v '^```'
 }
 
 # check_page PAGE: every command of a page of ROOT does what it shows, and there is one at least.

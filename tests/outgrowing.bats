@@ -9,7 +9,6 @@ load follow
 
 setup() {
     fresh_copy
-    PAGE=$ROOT/docs/outgrowing.md
     DATA=$COPY/data
 }
 
@@ -17,10 +16,9 @@ setup() {
     check_page docs/outgrowing.md
 }
 
-# block NAME: the page's commands of that name, with its ports changed to ours.
-block() {
-    sed -n '/^```sh '"$1"'$/,/^```$/p' "$PAGE" |
-        sed "/^\`\`\`/d; s/127.0.0.1:9000/127.0.0.1:$PORT/; s/9443/${TLS_PORT-}/" | grep .
+# ours: the page's ports changed to ours.
+ours() {
+    sed "s/127.0.0.1:9000/127.0.0.1:$PORT/; s/9443/$TLS_PORT/"
 }
 
 # needs PACKAGE COMMAND...
@@ -98,7 +96,8 @@ moves_to() {
     background "$1-server" --port 0 --unixsocket "$SOCKET" --save '' --dir "$BATS_TEST_TMPDIR"
     wait_until 10 "$1-cli" -s "$SOCKET" ping 2>/dev/null
     same_with_every_awk
-    run bash -c "cd '$COPY'; redis-cli() { command $1-cli -s '$SOCKET' \"\$@\"; }; $(block redis)"
+    run bash -c "cd '$COPY'; redis-cli() { command $1-cli -s '$SOCKET' \"\$@\"; }
+        $(block docs/outgrowing.md redis)"
     [[ $output == *'errors: 0, replies: '[1-9]* ]]
 
     answers GET >"$COPY/wanted"
@@ -171,7 +170,7 @@ END
         --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer"
     export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=$server
     wait_until 20 etcdctl endpoint health
-    (cd "$COPY" && eval "$(block etcd)") >/dev/null
+    (cd "$COPY" && eval "$(block docs/outgrowing.md etcd)") >/dev/null
     PORT=$kvss
     while IFS= read -r name; do
         ask "KV/1.0 GET $name" >"$COPY/wanted"
@@ -180,6 +179,12 @@ END
         diff -a "$COPY/wanted" "$COPY/got"
     done <"$COPY/keys"
     [ "$(wc -l <"$COPY/keys")" -gt 30 ]
+    # A lease, as the page has it.
+    local lease
+    lease=$(eval "$(grep -o 'etcdctl lease grant [0-9]*' "$ROOT/docs/outgrowing.md")")
+    lease=${lease#lease } lease=${lease%% *}
+    etcdctl put --lease="$lease" brief x
+    etcdctl lease timetolive "$lease" --keys | grep -q 'granted with TTL(60s).*\[brief\]'
 }
 
 @test "TLS in front: the page's certificate, socat and openssl" {
@@ -189,16 +194,17 @@ END
     TLS_PORT=$PORT
     serve
     cd "$COPY"
-    block tls | sed 's/^socat/exec socat/' >tls.sh
+    block docs/outgrowing.md tls | ours | sed 's/^socat/exec socat/' >tls.sh
     background bash -e tls.sh
     connects() { (exec 4<>"/dev/tcp/127.0.0.1/$TLS_PORT") 2>/dev/null; }
     wait_until 60 connects
-    run bash -c "$(block tls-client)"
+    client=$(block docs/outgrowing.md tls-client | ours)
+    run bash -c "$client"
     echo "$output"
     [ "${lines[*]:(-3)}" = '201 CREATED 200 OK Hanoi 200 OK bye' ]
     # Whoever expects another name, or knows no certificate, does not talk to it.
-    run bash -c "$(block tls-client | sed 's/hostname localhost/hostname elsewhere/')"
+    run bash -c "${client/hostname localhost/hostname elsewhere}"
     [[ $status != 0 && $output != *201* && $output != *'200 OK'* ]]
-    run bash -c "$(block tls-client | sed 's/-CAfile cert.pem//')"
+    run bash -c "${client/-CAfile cert.pem/}"
     [[ $status != 0 && $output != *201* && $output != *'200 OK'* ]]
 }
