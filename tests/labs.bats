@@ -4,6 +4,7 @@
 # should, make labs checks.
 
 load helper
+load follow
 
 # missing WHAT WHERE
 missing() {
@@ -25,4 +26,48 @@ setup() { cd "$ROOT/docs/labs" || return; }
         grep -q '^<details><summary>' "$lab/README.md"
         grep -q "check_page docs/labs/$lab/README.md" "$lab/lab.bats"
     done
+}
+
+@test "docs/labs/README.md: the way from the tests that fail to a patch like the model" {
+    for tool in git patch; do
+        command -v $tool >/dev/null || skip "$tool is needed: apt-get install $tool"
+    done
+    fresh_copy
+    cp -R "$ROOT/tests" "$ROOT/README.md" "$COPY"
+    cd "$COPY"
+    unset KVSS KVSS_CLIENT
+    git init -q -b main
+    git add .
+    git -c user.name=student -c user.email=student@localhost commit -q -m 'As it was'
+    line() { block docs/labs/README.md work | sed -n "$1p"; }
+    eval "$(line 1)"
+    run eval "$(line 2)"
+    [[ $status = 1 && $output == *$'\n# 400 BAD_REQUEST'* && $output != *$'\nok '* ]]
+    eval "$(tr '\n' ' ' <docs/labs/README.md | grep -o 'patch -p1 < docs/labs/[^`]*')"
+    eval "$(line 3)"
+    [[ $(line 4) == 'bats tests/ '* ]] # make labs does that, for minutes
+    less() { cat "$@" | grep -v -e '^index ' -e '^@@ '; }
+    eval "$(block docs/labs/README.md compare | sed -n 1p)" >mine
+    eval "$(block docs/labs/README.md compare | sed -n 2p)" | diff mine -
+    grep -q '^+++ b/kvss.c' mine
+}
+
+@test "docs/labs/README.md: a measurement with tests/bench/load.c" {
+    [ "$(uname)" = Linux ] || skip "it needs Linux"
+    fresh_copy
+    cp -R "$KVSS" "$ROOT/tests" "$COPY"
+    cd "$COPY"
+    serve
+    stop "$PID" # so that its port is free
+    ours() { block docs/labs/README.md load | sed -n "s/ 9000 / $PORT /; s/\.\/load/& --port $PORT/g; $1p"; }
+    eval "$(ours 1)"
+    eval "$(ours 2)" 3>&-
+    SERVERS+=($!)
+    answers() { ask 'KV/1.0 GET key' 2>/dev/null; }
+    wait_until 10 answers
+    run eval "$(ours 3)"
+    [ "${#lines[@]}" = 2 ]
+    [[ ${lines[1]} == ops=[1-9]*' cpu_ns='[1-9]* ]]
+    eval "$(ours 4)"
+    ended $!
 }

@@ -19,6 +19,13 @@ logged() {
     check_page docs/labs/6-access/README.md
 }
 
+@test "a line is as the page's" {
+    serve --access-log "$ACCESS"
+    replies 'KV/1.0 PUT foo bar' '201 CREATED' 'KV/1.0 GET foo' '200 OK bar'
+    [ "$(sed -n '2s/\[[^]]*\]/[when]/p' "$ACCESS")" = \
+        "$(block docs/labs/6-access/README.md line | sed -n '1s/\[[^]]*\]/[when]/p')" ]
+}
+
 @test "the time is UTC, in the common format" {
     serve --access-log "$ACCESS"
     export TZ=Asia/Ho_Chi_Minh
