@@ -2,6 +2,8 @@
 # bats file_tags=own
 # The teacher's page and the way through the book: what they show, and that what they name is there.
 
+# shellcheck disable=SC2016 # a student's program has a $1
+
 load helper
 load follow
 
@@ -12,6 +14,28 @@ setup() {
 
 @test "docs/teaching.md: every command does what the page shows" {
     check_page docs/teaching.md
+}
+
+@test "docs/teaching.md: servers of students are graded, one or a whole class" {
+    command -v python3 >/dev/null || skip "python3 is needed: apt-get install python3"
+    cd "$COPY"
+    rm tests/public/[134]*.bats # two groups of tests are enough here
+    mkdir -p students/{an,binh,chi,dung} bin
+    printf '#!/bin/sh\nexec "%s" --port "$1"\n' "$KVSS" >students/binh/start
+    cp tests/bench/threads.py students/an/server.py
+    printf '#!/bin/sh\ntest "$1" = Server && exec "%s" --port "$2"\n' "$KVSS" >bin/java
+    printf '#!/bin/sh\nexec "%s" --quit-stops-server --port "$1"\n' "$KVSS" >students/dung/kvss
+    chmod +x bin/java students/{binh/start,dung/kvss}
+    PATH=$PWD/bin:$PATH
+    run bash -c "$(block docs/teaching.md grade)"
+    echo "$output"
+    same marks $'17/17 35/35\n13/17 28/35\n17/17 35/35\n17/17 35/35' \
+        "$(sed -n 's/^all *\([^ ]*\) *\([^ ]*\)$/\1 \2/p' <<<"$output")"
+    rm -r students/{an,chi}
+    mv students/dung/{kvss,start}
+    run bash -c "$(block docs/teaching.md class)"
+    printed $'students/binh 35/35\nstudents/dung 33/35'
+    head -n 1 students/binh/marks | grep -q '^group '
 }
 
 @test "docs/teaching.md names tests that there are" {
