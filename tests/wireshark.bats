@@ -99,10 +99,62 @@ LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
 @test "the session can be captured again, with the same requests and replies" {
     command -v unshare >/dev/null && unshare --map-root-user --net dumpcap -D >"$MADE.log" 2>&1 ||
         skip "there is no right to make a network, or to capture in it"
-    "$ROOT/tests/capture.bash" "$MADE.pcapng"
+    command=$(block docs/wireshark.md replay)
+    (cd "$ROOT" && eval "${command/\/tmp\/mine/$MADE}")
     lines() { fields "$1" "tcp.dstport $LINES" | alike | sed 's/^6[0-9]*/client/'; }
     lines "$KEPT" >"$MADE.kept"
     lines "$MADE.pcapng" | diff "$MADE.kept" -
+}
+
+@test "docs/wireshark.md: a capture of one's own; docs/questions.md has the same command" {
+    command=$(block docs/wireshark.md capture)
+    for page in questions vi/questions; do
+        grep -q -F "(\`${command% -w *}\`)" "$ROOT/docs/$page.md"
+    done
+    serve
+    command=${command/9000/$PORT}
+    bash -c "sudo() { exec \"\$@\"; }; ${command/\/tmp\/mine/$MADE}" 2>"$MADE.log" 3>&- &
+    capture=$!
+    begun() { dead $capture || grep -q '^Capturing on' "$MADE.log"; }
+    wait_until 20 begun
+    # It says so before it does.
+    captured() {
+        dead $capture || { ask 'KV/1.0 GET foo' && told "$MADE.pcapng" -o "kv.ports:$PORT"; } |
+            grep -q '^GET foo | 404 NOT_FOUND | $'
+    }
+    wait_until 20 captured
+    ! dead $capture || skip "tshark may not capture here"
+    kill $capture
+    wait $capture
+}
+
+@test "docs/wireshark.md: wireshark takes kvss.lua for once" {
+    # shellcheck disable=SC2016 # these are backquotes of Markdown
+    options=$(sed -n 's/.*`wireshark \(.*\) \(docs.*\)`.*/\1 -r \2/p' "$ROOT/docs/wireshark.md")
+    cd "$ROOT"
+    # shellcheck disable=SC2086 # words
+    tshark $options 2>"$MADE.err" | grep -q ' KV .* PUT foo bar$'
+}
+
+@test "TIME-WAIT is where docs/wireshark.md says, on the side whose FIN is first" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    command=$(tr '\n' ' ' <"$ROOT/docs/wireshark.md" | grep -o 'ss -tan state time-wait')
+    # waits SIDE
+    waits() {
+        [ "$1" = "$($command | awk -v server="127.0.0.1:$PORT" '
+            $3 == server { print "server" }
+            $4 == server { print "client" }')" ]
+    }
+    serve
+    connect
+    says "$FD" 'KV/1.0 QUIT' '200 OK bye'
+    timeout 20 cat <&"$FD"
+    hang_up "$FD"
+    wait_until 20 waits server
+    serve
+    connect
+    hang_up "$FD"
+    wait_until 20 waits client
 }
 
 # told FILE: the lines of each connection, as the Info column tells them.
