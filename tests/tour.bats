@@ -30,6 +30,21 @@ traces() {
     check_page docs/tour.md
 }
 
+@test "docs/tour.md: gdb prints a client, while the server waits" {
+    traces
+    make -s -C "$COPY" "$(sed -n 's/^\$ make \(CFLAGS=.*\)/\1/p' "$ROOT/docs/tour.md")" kvss
+    KVSS=$COPY/kvss serve 4>&- 5>&- # or its descriptors have other numbers
+    connect
+    says "$FD" 'KV/1.0 PUT course networks' '201 CREATED'
+    # shellcheck disable=SC2016 # these are backquotes of Markdown
+    command=$(grep -o '`print [^`]*' "$ROOT/docs/tour.md" | tr -d '`')
+    run gdb -nx -batch -p "$PID" -ex "$command"
+    hang_up "$FD"
+    [[ $output != *'Operation not permitted'* ]] || skip "here gdb must not attach to a program"
+    echo "$output"
+    [[ $output == *' = {phase = OPEN, wire = LINES, '*'name = "127.0.0.1:'* ]]
+}
+
 @test "docs/chapters: every command does what the pages show" {
     for page in "$ROOT"/docs/chapters/*.md; do
         echo "$page"
