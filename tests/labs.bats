@@ -3,6 +3,8 @@
 # The labs in docs/labs are whole: each has a page, tests and a model. Whether these do what they
 # should, make labs checks.
 
+# shellcheck disable=SC2016 # these are backquotes of Markdown
+
 load helper
 load follow
 
@@ -59,7 +61,10 @@ setup() { cd "$ROOT/docs/labs" || return; }
     cd "$COPY"
     serve
     stop "$PID" # so that its port is free
-    ours() { block docs/labs/README.md load | sed -n "s/ 9000 / $PORT /; s/\.\/load/& --port $PORT/g; $1p"; }
+    ours() {
+        block docs/labs/README.md load |
+            sed -n "s/ 9000 / $PORT /; s/\.\/load/& --port $PORT/g; $1p"
+    }
     eval "$(ours 1)"
     eval "$(ours 2)" 3>&-
     SERVERS+=($!)
@@ -70,4 +75,10 @@ setup() { cd "$ROOT/docs/labs" || return; }
     [[ ${lines[1]} == ops=[1-9]*' cpu_ns='[1-9]* ]]
     eval "$(ours 4)"
     ended $!
+}
+
+@test "docs/labs/8-poll: grep finds what has so many elements" {
+    cd "$ROOT"
+    run eval "$(grep -o '`grep [^`]* kvss.c`' docs/labs/8-poll/README.md | tr -d '`')"
+    [[ $output == *'[FD_SETSIZE]'* ]]
 }
