@@ -3,15 +3,15 @@
 # Every command and every output on the pages is run and compared; options, statuses, verbs and links
 # are checked against what they are about.
 
+# shellcheck disable=SC2016 # these are backquotes of Markdown
+
 load helper
 load follow
 
 setup() { fresh_copy; }
 
 @test "README.md: every command does what the page shows" {
-    BLOCKS=0 PORT=none
-    follow "$ROOT/README.md"
-    [ "$BLOCKS" = "$(grep -c -e '^\$ ' -e '^```kv' "$ROOT/README.md")" ]
+    check_page README.md
 }
 
 @test "docs/protocol.md: every example is answered as the page shows" {
@@ -21,10 +21,11 @@ setup() { fresh_copy; }
 @test "telnet works as README.md says" {
     command -v expect >/dev/null || skip "expect is needed: apt-get install expect"
     command -v telnet >/dev/null || skip "telnet is needed: apt-get install telnet"
+    command=$(spans | grep -m 1 '^telnet [0-9.]* 9000$')
     serve
     run expect -c "
         set timeout 20
-        spawn telnet 127.0.0.1 $PORT
+        spawn ${command/9000/$PORT}
         expect {Connected to} {} timeout { exit 1 }
         foreach {request reply} {
             {KV/1.0 PUT foo a b} {201 CREATED}
@@ -39,13 +40,75 @@ setup() { fresh_copy; }
     [ "$status" = 0 ]
 }
 
-@test "README.md's test command is the one that runs these tests" {
-    grep -q '&& bats tests/$' "$ROOT/README.md"
+@test "README.md's two commands build the server and start it, and run these tests" {
+    sudo() { :; }
+    bats() { echo "bats $*"; }
+    command=$(block README.md build)
+    (cd "$COPY" && eval "${command%'&& ./kvss 9000'}")
+    [ "$command" != "${command%'&& ./kvss 9000'}" ]
+    KVSS=$COPY/kvss serve
+    [ "$(eval "$(block README.md tests)")" = 'bats tests/' ]
 }
 
 # pages: all pages there are.
 pages() {
     find "$ROOT/README.md" "$ROOT/docs" -name '*.md'
+}
+
+# spans: the code in the text of all pages, a line each; what is in blocks is not.
+spans() {
+    pages | while read -r page; do
+        sed '/^```/,/^```$/d' "$page" | tr '\n' ' ' | grep -o '`[^`]*`' | tr -d '`'
+    done | sort -u
+}
+
+@test "packages that the pages have installed can be installed" {
+    apt-cache madison wireshark 2>&1 | grep -q ' wireshark ' ||
+        skip "there is no apt-get, or it wants an apt-get update"
+    sudo() { "$@"; }
+    apt-get() { [ "$1" != install ] || command apt-get --simulate "$@"; }
+    { # but for what comes after that
+        block README.md build | sed 's/ && make.*//'
+        block README.md tests | sed 's/ && bats.*//'
+        block docs/wireshark.md install
+        spans | grep '^sudo apt-get'
+    } >"$BATS_TEST_TMPDIR/commands"
+    [ "$(wc -l <"$BATS_TEST_TMPDIR/commands")" = 4 ]
+    while read -r command; do eval "$command"; done <"$BATS_TEST_TMPDIR/commands"
+}
+
+@test "what the pages have make do, it can do; its head says what that is" {
+    local targets
+    targets=$({ spans; sed -n 's/^# //p' "$ROOT/Makefile"; } |
+        sed -n 's/^\(sudo \)\{0,1\}make \([a-z]\{1,\}\)\b.*/\2/p')
+    for target in $targets; do
+        grep -q "^$target:" "$ROOT/Makefile" && grep -q "^# make $target " "$ROOT/Makefile" ||
+            { echo "make $target?" >&2; false; }
+    done
+    [ "$(wc -w <<<"$targets")" -ge 20 ]
+}
+
+@test "servers that the text has started do start" {
+    local words
+    cd "$BATS_TEST_TMPDIR"
+    (umask 077; : >managers)
+    spans | grep '^\./kvss .*9000' >commands
+    [ "$(wc -l <commands)" -ge 5 ]
+    while read -r command; do
+        command=${command//900[01]/0}
+        read -r -a words <<<"${command/managers FILE/managers managers}"
+        serve "${words[@]:1}"
+        stop "$PID"
+    done <commands
+}
+
+@test "files that the text names are there" {
+    spans | sed -n 's/^\(bats \|man \)\{0,1\}\(\(tests\|docs\)\/[^ ]*\).*/\2/p' \
+        >"$BATS_TEST_TMPDIR/files"
+    [ "$(wc -l <"$BATS_TEST_TMPDIR/files")" -ge 15 ]
+    while read -r file; do
+        [ -e "$ROOT/$file" ] || { echo "there is no $file" >&2; false; }
+    done <"$BATS_TEST_TMPDIR/files"
 }
 
 # anchors PAGE: what GitHub makes of its headings.
@@ -91,7 +154,6 @@ described_in() {
 }
 
 @test "docs/protocol.md has the statuses of kvss.c, all of them and no other" {
-    # shellcheck disable=SC2016 # these are backquotes of Markdown
     same statuses "$(sed -n 's/^| `\([1-5][0-9]* [A-Z_]*\)`.*/\1/p' "$ROOT/docs/protocol.md")" \
         "$(sed -n 's/^ *\[[A-Z_]*\] = {TEXT("\(.*\)")},$/\1/p' "$ROOT/kvss.c")"
 }
@@ -111,7 +173,6 @@ described_in() {
 }
 
 @test "functions that the pages name are in kvss.c or kvss_client.c" {
-    # shellcheck disable=SC2016 # these are backquotes of Markdown
     pages | xargs grep -h -o '`[a-z]*_[a-z_]*()`' | sed 's/.*`\(.*\)()`/\1/' | sort -u >"$BATS_TEST_TMPDIR/functions"
     [ -s "$BATS_TEST_TMPDIR/functions" ]
     while read -r function; do

@@ -21,7 +21,7 @@ unset KVSS KVSS_CLIENT
 # it does. Pages may name functions that a model renames.
 suite=(tests/)
 [ -z "${QUICK-}" ] || suite=(tests/protocol.bats)
-naming='functions that the pages name are in kvss.c'
+naming='functions that the pages name are in kvss.c or kvss_client.c'
 jobs=()
 ! command -v parallel >/dev/null || jobs=(--jobs "$(nproc)")
 for tool in bats patch; do
