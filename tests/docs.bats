@@ -172,6 +172,46 @@ described_in() {
     grep -q '^| 50 clients, depth 100 | redis | throughput | [0-9]' "$ROOT/docs/performance.md"
 }
 
+@test "docs/performance.md: its commands draw its pictures, and write its tables" {
+    command -v gnuplot >/dev/null || skip "gnuplot is needed: apt-get install gnuplot-nox"
+    cp -R "$ROOT/tests" "$COPY"
+    cd "$COPY"
+    rm docs/performance-*.svg
+    make() { command make -n "$@" >made; } # it takes minutes
+    eval "$(block docs/performance.md draw)"
+    grep -q tests/bench/run.bash made
+    for file in performance.md performance-{active,depth,idle,waits}.svg; do
+        cmp "docs/$file" "$ROOT/docs/$file"
+    done
+}
+
+# watching WORD: the command of docs/performance.md that begins so.
+watching() {
+    sed -n 's/.*`\('"$1"' [^`]*\)`.*/\1/p' "$ROOT/docs/performance.md"
+}
+
+@test "docs/performance.md: perf sees where the time goes" {
+    command -v perf >/dev/null || skip "perf is needed: apt-get install linux-perf"
+    cd "$BATS_TEST_TMPDIR"
+    perf record -o right true >perf.log 2>&1 || skip "perf may not record here"
+    serve --quiet
+    command=$(watching perf)
+    seq -f 'KV/1.0 PUT key%g value' 1 100000 >requests
+    ${command/PID/$PID} "$KVSS_CLIENT" --port "$PORT" <requests >replies 2>>perf.log
+    perf report --stdio --sort comm | grep -q '[0-9]% *kvss'
+}
+
+@test "docs/performance.md: callgrind counts instructions" {
+    command -v valgrind >/dev/null || skip "valgrind is needed: apt-get install valgrind"
+    printf '#!/bin/sh\nexec %s "%s" "$@"\n' \
+        "$(watching valgrind) --callgrind-out-file=$BATS_TEST_TMPDIR/out" "$KVSS" >"$COPY/counted"
+    chmod +x "$COPY/counted"
+    KVSS=$COPY/counted serve --quiet
+    [ "$(ask 'KV/1.0 PUT foo bar')" = '201 CREATED' ]
+    stop "$PID"
+    grep -q '^totals: [1-9]' "$BATS_TEST_TMPDIR/out"
+}
+
 @test "functions that the pages name are in kvss.c or kvss_client.c" {
     pages | xargs grep -h -o '`[a-z]*_[a-z_]*()`' | sed 's/.*`\(.*\)()`/\1/' | sort -u >"$BATS_TEST_TMPDIR/functions"
     [ -s "$BATS_TEST_TMPDIR/functions" ]
