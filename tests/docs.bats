@@ -167,6 +167,39 @@ described_in() {
     done <"$BATS_TEST_TMPDIR/verbs"
 }
 
+# various: requests of all verbs, good and bad, that are UTF-8. Left out: what ends the connection,
+# what needs more than the right form, and a value that is nothing but a CR.
+various() {
+    {
+        sed -n 's/^\([0-9]> \)\{0,1\}\(KV\/1.0 .*\)/\2/p' "$ROOT/docs/protocol.md" |
+            awk '{ print; print $0 " x"; sub(/ [^ ]*$/, ""); print; print $0 " " }'
+        awk -v seed=5 -v n=20000 -f "$ROOT/tests/generate.awk" | tr '\001' '\000'
+        echo
+    } | LC_ALL=C.UTF-8 grep -a -x '.*' |
+        grep -a -v -e '^KV/1.0 \(MANAGE\|AUTH\|QUIT.\{0,1\}$\)' -e '^KV/1.0 LIST user($' \
+            -e '^KV/1.0 EXPIRE session 0$' -e $'^KV/1.0 PUT [^ ]* \r$'
+}
+
+@test "the grammar of docs/protocol.md takes the requests that kvss takes, and what it answers" {
+    # in_grammar RULE
+    in_grammar() { perl "$ROOT/tests/grammar.pl" rules "$1"; }
+    cd "$BATS_TEST_TMPDIR"
+    block docs/protocol.md abnf >rules
+    various >requests
+    serve --quiet
+    talk <requests >answers
+    grep -a '^100 ' answers >messages
+    grep -a -v '^100 ' answers >replies
+    in_grammar request <requests >taken
+    paste -d ' ' taken replies requests |
+        awk '($1 == 1) == ($2 ~ /^(400|405|426)$/)' >wrong # 405 is lab 4's
+    cat -v wrong | cut -c 1-100 | head
+    [ ! -s wrong ]
+    [ "$({ in_grammar message <messages; in_grammar reply <replies; } | sort -u)" = 1 ]
+    [ "$(grep -c 1 taken)" -gt 5000 ] && [ "$(grep -c 0 taken)" -gt 1000 ]
+    [ "$(wc -l <replies)" = "$(wc -l <requests)" ]
+}
+
 @test "docs/performance.md has the tables that its numbers give" {
     same page "$(cat "$ROOT/docs/performance.md")" "$("$ROOT/tests/bench/page.bash" --print)"
     grep -q '^| 50 clients, depth 100 | redis | throughput | [0-9]' "$ROOT/docs/performance.md"
