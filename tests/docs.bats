@@ -62,6 +62,31 @@ spans() {
     done | sort -u
 }
 
+# followed PAGE KIND: whether a test follows such a block of the page. In the chapters, what is of
+# no kind is a drawing.
+followed() {
+    local tests=("$ROOT"/tests/*.bats "$ROOT"/docs/labs/*/lab.bats)
+    case $2 in
+    kv | 'kv '* | console)
+        grep -q -F -e "check_page $1" -e "check_page \"${1%/*}/\${page##*/}\"" "${tests[@]}" ;;
+    '') [[ $1 == docs/chapters/* ]] ;;
+    *) grep -q -e "block $1 ${2##* }\b" "${tests[@]}" ;;
+    esac
+}
+
+@test "there is a test for each block on each page" {
+    local page kind blocks=0
+    while read -r page; do
+        while IFS= read -r kind; do
+            blocks=$((blocks + 1))
+            followed "${page#"$ROOT/"}" "$kind" ||
+                { echo "$page: no test follows the block '$kind'" >&2; false; }
+        done < <(awk '/^ *(```|~~~)/ && (inside = !inside) { sub(/^ *(```|~~~)/, ""); print }
+            /^(    |\t|<pre)/ && !inside { print "of no fence" }' "$page")
+    done < <(pages)
+    [ $blocks -gt 100 ]
+}
+
 @test "packages that the pages have installed can be installed" {
     apt-cache madison wireshark 2>&1 | grep -q ' wireshark ' ||
         skip "there is no apt-get, or it wants an apt-get update"
