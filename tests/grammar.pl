@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# Which lines are what a rule of an ABNF grammar says: grammar.pl GRAMMAR RULE <LINES prints 1 or 0 for each.
+# Which lines a rule of an ABNF grammar takes: grammar.pl GRAMMAR RULE <LINES prints 1 or 0 for each.
 # Strings match in their own case only, as docs/protocol.md has it. No rule may use itself.
 use strict;
 use warnings;
