@@ -26,16 +26,16 @@ setup() { fresh_copy; }
     run expect -c "
         set timeout 20
         spawn ${command/9000/$PORT}
-        expect {Connected to} {} timeout { exit 1 }
+        expect {Connected to} {} timeout { exit 1 } eof { exit 1 }
         foreach {request reply} {
             {KV/1.0 PUT foo a b} {201 CREATED}
             {KV/1.0 GET foo} {200 OK a b}
             {KV/1.0 QUIT} {200 OK bye}
         } {
             send \"\$request\\r\"
-            expect -ex \"\$reply\\r\" {} timeout { exit 1 }
+            expect -ex \"\$reply\\r\" {} timeout { exit 1 } eof { exit 1 }
         }
-        expect {closed by foreign host} {} timeout { exit 1 }" 3>&-
+        expect {closed by foreign host} {} timeout { exit 1 } eof { exit 1 }" 3>&-
     echo "$output"
     [ "$status" = 0 ]
 }
