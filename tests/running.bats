@@ -11,6 +11,25 @@ setup() { fresh_copy; }
     check_page docs/running.md
 }
 
+@test "docs/running.md: what it says about installing puts program and unit in place" {
+    cp -R "$ROOT/tests" "$COPY"
+    cd "$COPY"
+    system=$BATS_TEST_TMPDIR/system
+    mkdir -p "$system/etc/systemd/system"
+    sudo() {
+        case $1 in
+        make) make install DESTDIR="$system" ;;
+        cp) cp "$2" "$system$3" ;;
+        *) echo "$*" ;;
+        esac
+    }
+    journalctl() { echo "journalctl $*"; }
+    eval "$(block docs/running.md install)" >said
+    program=$(sed -n 's/^ExecStart=\([^ ]*\) .*/\1/p' "$system/etc/systemd/system/kvss.service")
+    "$system$program" --version
+    same said $'systemctl enable --now kvss\njournalctl -u kvss' "$(tail -n 2 said)"
+}
+
 @test "docs/kvss.service: systemd takes it, and kvss its options" {
     command -v systemd-analyze >/dev/null ||
         skip "systemd-analyze is needed: apt-get install systemd"
