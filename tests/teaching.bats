@@ -24,15 +24,15 @@ setup() {
     printf '#!/bin/sh\nexec "%s" --port "$1"\n' "$KVSS" >students/binh/start
     cp tests/bench/threads.py students/an/server.py
     printf '#!/bin/sh\ntest "$1" = Server && exec "%s" --port "$2"\n' "$KVSS" >bin/java
-    printf '#!/bin/sh\nexec "%s" --quit-stops-server --port "$1"\n' "$KVSS" >students/dung/kvss
-    chmod +x bin/java students/{binh/start,dung/kvss}
+    printf '#!/bin/sh\nexec "%s" --quit-stops-server --port "$1"\n' "$KVSS" >students/dung/server
+    chmod +x bin/java students/{binh/start,dung/server}
     PATH=$PWD/bin:$PATH
     run bash -c "$(block docs/teaching.md grade)"
     echo "$output"
     same marks $'17/17 35/35\n13/17 28/35\n17/17 35/35\n17/17 35/35' \
         "$(sed -n 's/^all *\([^ ]*\) *\([^ ]*\)$/\1 \2/p' <<<"$output")"
     rm -r students/{an,chi}
-    mv students/dung/{kvss,start}
+    mv students/dung/{server,start}
     run bash -c "$(block docs/teaching.md class)"
     printed $'students/binh 35/35\nstudents/dung 33/35'
     head -n 1 students/binh/marks | grep -q '^group '

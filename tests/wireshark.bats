@@ -128,7 +128,8 @@ LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
 
 @test "docs/wireshark.md: wireshark takes kvss.lua for once" {
     # shellcheck disable=SC2016 # these are backquotes of Markdown
-    options=$(sed -n 's/.*`wireshark \(.*\) \(docs.*\)`.*/\1 -r \2/p' "$ROOT/docs/wireshark.md")
+    options=$(tr '\n' ' ' <"$ROOT/docs/wireshark.md" |
+        sed 's/.*`wireshark \([^`]*\) \(docs[^`]*\)`.*/\1 -r \2/')
     cd "$ROOT"
     # shellcheck disable=SC2086 # words
     tshark $options 2>"$MADE.err" | grep -q ' KV .* PUT foo bar$'
