@@ -22,6 +22,7 @@ unset KVSS KVSS_CLIENT
 suite=(tests/)
 [ -z "${QUICK-}" ] || suite=(tests/protocol.bats)
 naming='functions that the pages name are in kvss.c or kvss_client.c'
+export BATS_TEST_TIMEOUT=${BATS_TEST_TIMEOUT-600} PATIENCE=${PATIENCE-5}
 jobs=()
 ! command -v parallel >/dev/null || jobs=(--jobs "$(nproc)")
 for tool in bats patch; do

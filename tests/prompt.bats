@@ -258,13 +258,13 @@ KV/1.0 PUT a 10'
     at_terminal "$START"'
         log_user 0
         for {set i 1} {$i <= 1001} {incr i} {
-            type "help $i\r"
-            if {$i % 20 == 0} { see "KVSS> help $i\033"; see "400 BAD_REQUEST"; see "KVSS> \033" }
+            type "get x $i\r"
+            if {$i % 20 == 0} { see "KVSS> get x $i\033"; see "400 BAD_REQUEST"; see "KVSS> \033" }
         }
-        see "KVSS> help 1001\033"; see "400 BAD_REQUEST"; see "KVSS> \033"
-        type [string repeat $up 999]; see "KVSS> help 3\033"
-        type $up; see "KVSS> help 2\033"
-        type "${up}x"; see "KVSS> help 2x\033"
+        see "KVSS> get x 1001\033"; see "400 BAD_REQUEST"; see "KVSS> \033"
+        type [string repeat $up 999]; see "KVSS> get x 3\033"
+        type $up; see "KVSS> get x 2\033"
+        type "${up}x"; see "KVSS> get x 2x\033"
         type "\025\004"
         exit [closed]'
 }
