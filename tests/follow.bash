@@ -56,7 +56,7 @@ follow() {
                     converse talk "$BATS_TEST_TMPDIR/block"
                 fi ;;
             console)
-                [ "$CONSOLE" ] || { serve --frames 0; remember; }
+                [ "$CONSOLE" ] || { serve_frames; remember; }
                 PORT=$CONSOLE
                 commands "$BATS_TEST_TMPDIR/block" ;;
             esac
@@ -70,8 +70,6 @@ follow() {
 # remember: the server that commands talk to is the one just started.
 remember() {
     CONSOLE=$PORT CONSOLE_PID=$PID
-    wait_until 10 grep -q '^kvss: listening for frames on ' "$LOG"
-    FRAMES=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
 }
 
 # same WHAT WANTED GOT
@@ -115,7 +113,7 @@ one_command() {
         case $1 in *'||'*) one_plain_command "$@"; return ;; esac
         read -r -a words <<<"${1#./kvss 9000}"
         cd "$COPY" || return
-        KVSS=./kvss serve --frames 0 "${words[@]/#9001/0}"
+        KVSS=./kvss serve_frames "${words[@]/#9001/0}"
         cd - >/dev/null || return
         remember
         same "$1" "$(alike "$2")" "$(head -n "$(wc -l <"$2")" "$LOG" |

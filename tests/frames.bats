@@ -4,13 +4,6 @@
 # shellcheck disable=SC2153 # PORT is set by serve
 load helper
 
-# serve_frames [OPTION...]: starts a server that has both wires. Sets FRAMES, the other port.
-serve_frames() {
-    serve --frames 0 "$@"
-    wait_until 10 grep -q '^kvss: listening for frames on ' "$LOG"
-    FRAMES=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
-}
-
 # frame VERB [ARGUMENTS]: a frame as the assignment's client sends it: in one write, and no longer than
 # it needs to be.
 frame() {

@@ -34,6 +34,14 @@ serve() {
     PORT=$(sed -n 's/^kvss: listening on .*://p' "$LOG")
 }
 
+# serve_frames [OPTION...]: starts one that has both wires. Sets FRAMES, too, the other port.
+serve_frames() {
+    serve --frames 0 "$@"
+    wait_until 10 grep -q '^kvss: listening for frames on ' "$LOG"
+    # shellcheck disable=SC2034 # the tests use it
+    FRAMES=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
+}
+
 # stop PID [SIGNAL]: ends a server, and succeeds if it says goodbye with status 0.
 stop() {
     kill -s "${2:-TERM}" "$1" && ended "$1"

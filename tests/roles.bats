@@ -175,8 +175,8 @@ KV/1.0 PUT
 KV/1.0 WHOAMI' ]
     grep -q ' refuse 127\.0\.0\.1:[0-9]* wrong name or password$' "$LOG"
     # The other wire is a way to mistype it, too.
-    serve --verbose --explain --managers "$MANAGERS" --frames 0
-    PORT=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
+    serve_frames --verbose --explain --managers "$MANAGERS"
+    PORT=$FRAMES
     ask 'KV/1.0 AUTH adam s3cret' >/dev/null
     printf 'send\0\0\0\0\0\0\0\0\0\0\0adam,s3cret' | talk >/dev/null
     run ! grep -e s3cret "$LOG"
