@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make coverage    build both programs with gcov, run the suite and the fault sweep on them, and print
+# make coverage    build both programs with gcov, run the suite and the fault sweeps on them, and print
 #                  how many of their lines and branches were run, and which were not; with QUICK=1, of
 #                  a part of the suite
 #
@@ -19,10 +19,10 @@ done
 status=0
 files=(tests/) # but tests with the tag own, which bring programs of their own
 [ -z "${QUICK-}" ] || files=(tests/{client,expiry,frames,protocol,server}.bats)
-KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=5 BATS_TEST_TIMEOUT=600 \
+KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client CRASH=USR1 PATIENCE=5 BATS_TEST_TIMEOUT=600 \
     bats --jobs 2 --filter-tags '!own' "${files[@]}" || status=$?
-[ -n "${QUICK-}" ] || tests/faults/sweep.py --short "$FOLDER/kvss" || status=$?
-[ -n "${QUICK-}" ] || KVSS=$FOLDER/kvss tests/faults/client.py --short "$FOLDER/kvss_client" || status=$?
+[ -n "${QUICK-}" ] || tests/faults/sweep.py "$FOLDER/kvss" || status=$?
+[ -n "${QUICK-}" ] || KVSS=$FOLDER/kvss tests/faults/client.py "$FOLDER/kvss_client" || status=$?
 
 # missed FILE: what gcov has noted in it, as FILE:LINE: what: the source.
 missed() {

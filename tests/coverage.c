@@ -1,5 +1,10 @@
-/* Linked into the server by tests/coverage.bash. What was run is written down by exit() only; this does
- * it before a child ends by _exit(). */
+/* Linked into both programs by tests/coverage.bash. What was run is written down by exit() only; this
+ * does it before a child ends by _exit(), and before a crash that a test has brought about, by
+ * SIGUSR1. */
+#define _POSIX_C_SOURCE 200809L
+#include <signal.h>
+#include <stddef.h>
+
 void __gcov_dump(void);
 void __real__exit(int status);
 void __wrap__exit(int status);
@@ -7,4 +12,9 @@ void __wrap__exit(int status);
 void __wrap__exit(int status) {
     __gcov_dump();
     __real__exit(status);
+}
+
+__attribute__((constructor)) static void take_crashes(void) {
+    struct sigaction crash = {.sa_handler = __wrap__exit};
+    (void)sigaction(SIGUSR1, &crash, NULL);
 }
