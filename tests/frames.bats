@@ -103,7 +103,7 @@ terminal() {
         gets "$FD" error
     done
     # A verb that does not exist, is in upper case, goes on after a NUL, or has a letter past the 15th.
-    for verb in frob List LIST 'create bob' createbobcreate 'list '; do
+    for verb in frob List LIST 'li~t' 'create bob' createbobcreate 'list '; do
         frame "$verb" bob >&"$FD"
         gets "$FD" error
     done

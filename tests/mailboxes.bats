@@ -166,6 +166,7 @@ user[13]
 ^^a
 a$$
 a{0}b
+^a{0,}b
 ^(a{2}b|b{1}a)$
 (a|ab)(c|bcd|b)*$
 a{2,}
@@ -187,9 +188,9 @@ PATTERNS
     ask 'KV/1.0 CREATE a'
     bad='400 BAD_REQUEST LIST takes nothing or a pattern of the kind that docs/protocol.md describes'
     # shellcheck disable=SC1003 # one backslash is what is meant
-    for pattern in '(' ')' '()' 'a)' '(a' '[' '[a' '[]' '[^]' '[b-a]' '[[:nonsense:]]' '[[:alpha:' '[[.a.]]' '[[.]' 'a[[=]' \
+    for pattern in '(' ')' '()' 'a)' '(a' '[' '[a' '[]' '[^]' '[b-a]' '[[:nonsense:]]' '[[:alpha' '[[:alpha:' '[!-[.a.]]' '[[.a.]]' '[[.]' 'a[[=]' \
         '[[=a=]]' '[é]' '[a-é]' '*' '+a' '?' 'a**' 'a+?' '|' 'a|' '|a' 'a||b' '(|a)' '(*a)' '^*' 'a{' 'a{}' 'a{,2}' \
-        'a{2,1}' 'a{1' 'a{65}' 'a{1}{2}' '{1}' '\' 'a\' '\1' '(a)\1' '\b' '\d' "$(long 65 a)" "$(long 33 .)" \
+        'a{2,1}' 'a{1' 'a{65}' 'a{99999999999}' 'a{1}{2}' '{1}' '\' 'a\' '\1' '(a)\1' '\b' '\d' "$(long 65 a)" "$(long 33 .)" \
         '((a{9}){9})' '((((a{60}){60}){60}){60})' "$(long 240 '(')"; do
         replies "KV/1.0 LIST $pattern" "$bad"
     done
