@@ -187,7 +187,7 @@ says_log() {
 }
 
 @test "what is not a data file stays as it is, and the server does not start" {
-    for text in x 'precious\n' '# kvss data 2: the changes\n' 'KV/1.0 PUT foo bar\n' '# kvss dat\n' '\0'; do
+    for text in x 'precious\n' '# kvss data 2: the changes\n' 'KV/1.0 PUT foo bar\n' '# kvss dat\n' '\0' "$(printf '%3000000s' '' | tr ' ' x)"; do
         printf '%b' "$text" >"$DATA"
         cp "$DATA" "$DATA.before"
         for repair in '' --repair; do
