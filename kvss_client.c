@@ -94,6 +94,14 @@ enum { EXIT_REFUSED = 1, EXIT_NO_REPLY = 2 }; /* 4xx or 5xx; none came */
 #define DIE(...)                                                                                   \
     (fprintf(stderr, "kvss_client: " __VA_ARGS__), fputc('\n', stderr), exit(EXIT_NO_REPLY))
 
+/* The column is as wide as the longest usage, and a space. */
+static void help_row(const char *usage, const char *help) { printf("  %-22s%s\n", usage, help); }
+
+static void commands_print(void) {
+    for (const struct command *c = commands; c < commands + COMMANDS; c++)
+        help_row(c->usage, c->help);
+}
+
 static const struct command *command_find(const char *verb) {
     for (const struct command *c = commands; c < commands + COMMANDS; c++)
         if (!strcasecmp(verb, c->verb)) return c;
@@ -272,10 +280,10 @@ static void upper_case(char *word, const char *end) {
 }
 
 /* Queues what was typed as a request, and returns what is wrong with it, or NULL. The verb may be
- * in any case, and so may the one that MANAGE is to run. The caller has seen to it that there is
- * room. */
+ * in any case, and so may the one that MANAGE is to run. There is room: at the prompt all has been
+ * sent before, and a batch looks. */
 static const char *request_queue(const char *line, size_t len) {
-    (void)queue_room(&server.out);
+    (void)queue_room(&server.out); /* at the end, where it is written to */
     for (; *line == ' '; line++) len--;
     size_t prefix = has_version(line) ? 0 : strlen("KV/1.0 ");
     if (prefix + len + 1 > REQUEST_MAX) return TOO_LONG;
@@ -727,10 +735,9 @@ static volatile sig_atomic_t prompt_signal;
 static void on_signal(int signal) { prompt_signal = signal; }
 
 static void prompt_help(void) {
-    for (const struct command *c = commands; c < commands + COMMANDS; c++)
-        printf("  %-21s %s\n", c->usage, c->help);
-    printf("  %-21s %s\n", "help", "show this");
-    printf("  %-21s %s\n", "exit", "leave; so does Ctrl-D");
+    commands_print();
+    help_row("help", "show this");
+    help_row("exit", "leave; so does Ctrl-D");
     printf("A line with a version of its own, like KV/2.0 GET name, is sent as it is.\n");
     fflush(stdout);
 }
@@ -928,8 +935,7 @@ static void help_print(void) {
     }
     printf("\nCommands, in any case; VALUE and PASSWORD may have spaces, and - reads one from "
            "stdin:\n");
-    for (const struct command *c = commands; c < commands + COMMANDS; c++)
-        printf("  %-21s %s\n", c->usage, c->help);
+    commands_print();
     printf("\nWithout a command: a prompt on a terminal, else a request a line from stdin.\n"
            "Exit status: 0 for 2xx, 1 for 4xx and 5xx, 2 where there was no reply.\n");
 }
