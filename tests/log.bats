@@ -216,6 +216,12 @@ says_log() {
     fails 2 "fsync: 'never' is not always, everysec or no" --fsync never
     fails 2 "fsync: '' is not always, everysec or no" --fsync=
     fails 2 'repair: --data FILE is missing' --repair
+    for fsync in always everysec no; do
+        serve --data "$DATA.$fsync" --fsync $fsync
+        replies 'KV/1.0 PUT k v' '201 CREATED'
+        stop "$PID"
+        [ "$(tail -n 1 "$DATA.$fsync")" = 'KV/1.0 PUT k v' ]
+    done
 }
 
 @test "a torn line: FILE cut short at every byte of its last lines" {

@@ -95,6 +95,17 @@ users() {
     hang_up "$bob"
 }
 
+@test "SEND to oneself, behind more replies than a turn has room for" {
+    serve
+    {
+        printf 'KV/1.0 CREATE bob\nKV/1.0 CONNECT bob\nKV/1.0 PUT k %s\n' "$(long 60000 x)"
+        for _ in {1..9}; do echo 'KV/1.0 GET k'; done
+        printf 'KV/1.0 SEND bob hi\nKV/1.0 GET none\n'
+    } | talk | cut -c 1-20 | tail -n 4 >"$BATS_TEST_TMPDIR/end"
+    printf '%s\n' '200 OK xxxxxxxxxxxxx' '200 OK' '404 NOT_FOUND' '100 MESSAGE bob hi' |
+        diff "$BATS_TEST_TMPDIR/end" -
+}
+
 @test "LIST: the names, sorted, one space between" {
     serve
     replies 'KV/1.0 LIST' '200 OK' \
