@@ -1724,7 +1724,7 @@ static struct {
     bool unsynced;       /* something was written since the last sync began */
     uint64_t sync_at;    /* the next one: no earlier */
     bool syncing;        /* one goes on beside the loop */
-    int sync_error;      /* of the last one: of FILE, or of FILE.new while that is SYNCING */
+    int sync_error;      /* of the last one: of FILE, or of FILE.kvss-new while that is SYNCING */
     struct aiocb sync;
 } logfile;
 
@@ -1924,13 +1924,13 @@ static bool log_close(void) {
 /* == 13. Compaction ===============================================================================
  *
  * Beyond the lab. The log grows with each change, the store does not. When FILE is more than twice
- * what the store needs, a child of kvss, made by fork(), writes the store to FILE.new, while kvss
+ * what the store needs, a child of kvss, made by fork(), writes the store to FILE.kvss-new, while kvss
  * goes on: the child has the memory as it was when it was made, whatever kvss changes in its own.
  *
- * When the child is done, what FILE has got since then is appended to FILE.new, that is synced, and
+ * When the child is done, what FILE has got since then is appended to FILE.kvss-new, that is synced, and
  * rename() puts it in the place of FILE. Whenever the end comes, FILE is the old one or the new
  * one, and whole. As little of this as can be holds up the loop, which has to write to FILE all the
- * time. So kvss does not touch FILE.new while it's being synced, when a write would have to wait;
+ * time. So kvss does not touch FILE.kvss-new while it's being synced, when a write would have to wait;
  * and FILE is closed by the child after kvss has closed it: the last one to do so waits until its
  * blocks are freed, 20 ms for 60 MB. */
 
@@ -1940,7 +1940,7 @@ enum {
     COMPACT_REST = 10,        /* times what it took: where much changes, it would never rest */
     COMPACT_PAUSE_MS = 10000, /* after one that failed */
     COMPACT_NICE = 10,        /* of the child: beside a busy kvss, it gets a tenth of a processor */
-    COPY_STEP = 1 << 20,      /* bytes appended to FILE.new in a turn */
+    COPY_STEP = 1 << 20,      /* bytes appended to FILE.kvss-new in a turn */
 };
 
 static struct {
@@ -1950,24 +1950,55 @@ static struct {
     uint64_t began; /* the last one */
     uint64_t from;  /* the next: no earlier, unless asked */
     int child;      /* a socket to it; or -1 */
-    char *path;     /* FILE.new */
+    char *path;     /* FILE.kvss-new */
     int fd;         /* the same, locked; or -1 */
-    off_t size;     /* of FILE.new */
-    off_t made_up;  /* bytes of FILE that FILE.new makes up for */
+    off_t size;     /* of FILE.kvss-new */
+    off_t made_up;  /* bytes of FILE that FILE.kvss-new makes up for */
     off_t last_end; /* of FILE, a turn ago */
 } compaction = {.child = -1, .fd = -1};
 
-/* Makes FILE.new, and locks it before it gets the name of FILE; and the owner and rights of FILE,
- * if we can give it these. What is there now is left of a compaction that did not end, unless
- * another kvss has locked it. */
+/* Whether a file beside FILE may be opened: it is not there, or it is a regular file. Another name
+ * of FILE may not: to close it would end the lock on FILE. */
+static bool file_is_apart(const char *path) {
+    struct stat about;
+    if (lstat(path, &about) < 0) return true;
+    return S_ISREG(about.st_mode) && !file_is_at(path, logfile.fd);
+}
+
+/* Whether this is what a compaction left that did not end: nobody has locked it, and it begins as
+ * a data file does, as far as it goes. It may be empty: kvss was killed before it wrote. */
+static bool copy_is_left(int fd) {
+    char begin[128]; /* log_header is shorter */
+    ssize_t n = file_lock(fd) ? pread(fd, begin, log_header.len, 0) : -1;
+    return n >= 0 && memcmp(begin, log_header.bytes, (size_t)n) == 0;
+}
+
+/* Removes what a compaction left. False: errno says why; EEXIST: the file is not kvss's own, and
+ * stays. */
+static bool copy_clear(void) {
+    bool apart = file_is_apart(compaction.path);
+    int fd = apart ? open(compaction.path, O_RDWR | O_NOFOLLOW | O_NONBLOCK) : -1;
+    if (apart && fd < 0) return errno == ENOENT;
+    bool left = apart && copy_is_left(fd);
+    if (fd >= 0) close(fd);
+    if (left) return unlink(compaction.path) == 0;
+    errno = EEXIST;
+    return false;
+}
+
+/* Says why a file could not get its name. Good until the next call. */
+static const char *name_trouble(const char *path, int error) {
+    static char text[EVENT_MAX];
+    const char *why = error == EEXIST ? "this file is in the way; move it" : strerror(error);
+    snprintf(text, sizeof text, "%.*s: %s", WHOM_MAX, path, why);
+    return text;
+}
+
+/* Makes FILE.kvss-new, and locks it before it gets the name of FILE; and the owner and rights of
+ * FILE, if we can give it these. */
 static bool copy_open(void) {
     struct stat about;
-    int left = open(compaction.path, O_RDWR);
-    bool in_use = left >= 0 && !file_lock(left);
-    if (left >= 0) close(left);
-    if (in_use) errno = EBUSY;
-    if (in_use || fstat(logfile.fd, &about) < 0) return false;
-    (void)unlink(compaction.path);
+    if (!copy_clear() || fstat(logfile.fd, &about) < 0) return false;
     compaction.fd = open(compaction.path, O_RDWR | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
     compaction.size = 0;
     if (compaction.fd < 0 || !file_lock(compaction.fd)) return false;
@@ -1983,7 +2014,7 @@ static void copy_drop(void) {
     compaction.fd = -1;
 }
 
-/* FILE.new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has
+/* FILE.kvss-new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has
  * put another file in the place of FILE, that stays. */
 static bool copy_take(void) {
     if (!file_is_at(logfile.path, logfile.fd)) {
@@ -2055,7 +2086,7 @@ static void compact_child(int kvss, pid_t parent) {
     compact_report(kvss, fsync(compaction.fd) < 0 ? errno : 0);
 }
 
-/* FILE.new is given up. While FILE is untrusted, that is tried again and again, and told once. */
+/* FILE.kvss-new is given up. While FILE is untrusted, that is tried again and again, and told once. */
 static void compact_fail(const char *why) {
     if (!logfile.untrusted) event("error", "compaction", str_of(why));
     copy_drop();
@@ -2072,7 +2103,11 @@ static void compact_begin(void) {
     compaction.heals = logfile.untrusted;
     compaction.began = server.now;
     compaction.made_up = compaction.last_end = logfile.size;
-    bool paired = copy_open() && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0;
+    if (!copy_open()) {
+        compact_fail(name_trouble(compaction.path, errno));
+        return;
+    }
+    bool paired = socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0;
     if (paired) compaction.child = ends[0];
     pid_t child = paired ? fork() : -1;
     if (child == 0) {
@@ -2102,7 +2137,7 @@ static void compact_wait(void) {
     }
 }
 
-/* Appends to FILE.new so much of what FILE has more. False: errno says why. */
+/* Appends to FILE.kvss-new so much of what FILE has more. False: errno says why. */
 static bool compact_copy(off_t most) {
     static char bytes[65536];
     off_t left = logfile.size - compaction.made_up;
@@ -2119,7 +2154,7 @@ static bool compact_copy(off_t most) {
     return true;
 }
 
-/* A step, and as much as was added since the last: so it catches up. Then FILE.new is synced. */
+/* A step, and as much as was added since the last: so it catches up. Then FILE.kvss-new is synced. */
 static void compact_catch_up(void) {
     off_t added = logfile.size - compaction.last_end;
     compaction.last_end = logfile.size;
@@ -2131,7 +2166,7 @@ static void compact_catch_up(void) {
     }
 }
 
-/* FILE.new has been synced. What has come meanwhile is appended; it's not synced in FILE either,
+/* FILE.kvss-new has been synced. What has come meanwhile is appended; it's not synced in FILE either,
  * since one sync goes on at a time, and with --fsync always nothing has come. */
 static void compact_end(void) {
     char text[64];
@@ -2172,7 +2207,7 @@ static uint64_t compact_next(void) {
     return compact_is_wanted() ? compaction.from : NEVER;
 }
 
-/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.new. A compaction
+/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.kvss-new. A compaction
  * that began before FILE was untrusted has copied what can't be trusted, and does not heal it. */
 static void compact_step(void) {
     sync_poll();
@@ -2230,11 +2265,11 @@ static struct {
     unsigned long long number;  /* of the line; the header is the first */
     unsigned long long run;     /* lines, so far */
     unsigned long long bad;     /* the others, and the torn one */
-    struct buf kept, put_aside; /* with --repair: what goes to FILE.new, and to FILE.bad */
+    struct buf kept, put_aside; /* with --repair: what goes to FILE.kvss-new, and to FILE.bad */
 } replay;
 
 /* An error of the system. */
-static void replay_die(const char *path) { DIE(EXIT_FAILURE, "%s: %s", path, strerror(errno)); }
+static void replay_die(const char *path) { DIE(EXIT_FAILURE, "%s", name_trouble(path, errno)); }
 
 /* A path that begins and ends so. */
 static char *path_join(const char *begin, const char *end) {
@@ -2258,7 +2293,7 @@ static void replay_open(const char *path) {
     logfile.path = realpath(path, NULL);
     if (!logfile.path || fstat(logfile.fd, &about) < 0) replay_die(path);
     logfile.size = about.st_size;
-    compaction.path = path_join(logfile.path, ".new");
+    compaction.path = path_join(logfile.path, ".kvss-new");
     char *folder = path_join(logfile.path, "");
     strrchr(folder, '/')[1] = '\0';
     logfile.folder = open(folder, O_RDONLY);
@@ -2346,7 +2381,7 @@ static void replay_rest(struct str torn) {
     if (ftruncate(logfile.fd, logfile.size) < 0) replay_die(options[DATA].text);
 }
 
-/* FILE.bad gets the bad lines, after those that it may have, and FILE.new, with the others, becomes
+/* FILE.bad gets the bad lines, after those that it may have, and FILE.kvss-new, with the others, becomes
  * FILE. In this order: no line is ever in neither. */
 static void replay_repair(void) {
     char *path = path_join(logfile.path, ".bad");
@@ -2403,8 +2438,8 @@ static void replay_file(const char *path) {
     } while (n > 0);
     replay_rest(buf_str(&in));
     if (replay.bad && options[REPAIR].value) replay_repair();
-    if (compaction.fd < 0) (void)copy_open(); /* what a compaction has left goes with it */
     copy_drop();
+    if (!copy_clear()) replay_die(compaction.path);
     if (!fsync_is("no") && fsync(logfile.fd) < 0) replay_die(path); /* what kill -9 left unsynced */
     replay_report((double)(clock_ms() - started) / 1000);
     free(in.bytes);

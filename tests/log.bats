@@ -36,7 +36,7 @@ data() {
 
 # fails STATUS MESSAGE WORD...: kvss with these words ends so, having said just this.
 fails() {
-    run "$KVSS" --port 0 "${@:3}"
+    run timeout 60 "$KVSS" --port 0 "${@:3}"
     printed "kvss: $2"
     [ "$status" = "$1" ]
 }
@@ -141,7 +141,7 @@ says_log() {
 }
 
 # bats test_tags=glibc
-@test "FILE that was moved away, and one named like FILE.new: no file of others is harmed" {
+@test "FILE that was moved away: no file of others is harmed" {
     serve --data "$DATA"
     ask 'KV/1.0 PUT k v'
     mv "$DATA" "$DATA.moved"
@@ -151,13 +151,46 @@ says_log() {
     [ "$(cat "$DATA")" = precious ]
     [ "$(tail -n 1 "$DATA.moved")" = 'KV/1.0 PUT k w' ]
     crash
-    serve --data "$DATA.new"
-    ask 'KV/1.0 PUT k v'
-    mv "$DATA.moved" "$DATA"
+}
+
+@test "a file named like FILE.kvss-new that is not kvss's own: it stays, and the server says so" {
+    new=$DATA.kvss-new trouble="$DATA.kvss-new: this file is in the way; move it"
     serve --data "$DATA"
-    ask 'KV/1.0 COMPACT'
-    wait_until 20 says_log ' error compaction Device or resource busy$'
-    [ "$(tail -n 1 "$DATA.new")" = 'KV/1.0 PUT k v' ]
+    ask 'KV/1.0 PUT k v'
+    # Each is tried while the server runs, where it must not compact, and then at a start.
+    log_grows() { [ "$(grep -c " error compaction $trouble\$" "$LOG")" = "$1" ]; }
+    tries=0
+    for make in 'echo precious' 'echo KV/1.0 PUT k v' "mkdir $new" "mkfifo $new" "ln -s $DATA $new" "ln $DATA $new" \
+        "ln -s /dev/null $new"; do
+        case $make in echo*) $make >"$new" ;; *) $make ;; esac
+        ls -lid "$new" >"$BATS_TEST_TMPDIR/before"
+        replies 'KV/1.0 COMPACT' '202 ACCEPTED'
+        wait_until 20 log_grows $((++tries))
+        # A second server would be let in, had the lock been dropped.
+        fails 1 "$DATA is in use by another kvss" --data "$DATA"
+        diff "$BATS_TEST_TMPDIR/before" <(ls -lid "$new")
+        rm -r "$new"
+    done
+    cp "$DATA" "$DATA.2"
+    for repair in '' --repair; do
+        echo precious >"$DATA.2.kvss-new"
+        fails 1 "$DATA.2.kvss-new: this file is in the way; move it" --data "$DATA.2" $repair
+        [ "$(cat "$DATA.2.kvss-new")" = precious ]
+        # What a compaction left that was killed at any moment is no such file.
+        for left in '' '# kvss' "$HEADER" "$HEADER"$'\nKV/1.0 PUT k'; do
+            printf '%s' "$left" >"$DATA.2.kvss-new"
+            serve --data "$DATA.2" $repair
+            [ ! -e "$DATA.2.kvss-new" ]
+            stop "$PID"
+        done
+    done
+}
+
+@test "a file named like FILE.kvss-new that another server has open stays" {
+    serve --data "$DATA.kvss-new"
+    ask 'KV/1.0 PUT k v'
+    fails 1 "$DATA.kvss-new: this file is in the way; move it" --data "$DATA"
+    [ "$(tail -n 1 "$DATA.kvss-new")" = 'KV/1.0 PUT k v' ]
 }
 
 @test "FILE keeps its rights when it is written anew" {
@@ -262,7 +295,7 @@ says_log() {
         [ "$status" = 1 ]
         [[ $output == "kvss: $DATA, line 4: "*"; --repair moves such lines to $DATA.bad" ]]
         [ "${#lines[@]}" = 1 ]
-        [ ! -e "$DATA.bad" ] && [ ! -e "$DATA.new" ]
+        [ ! -e "$DATA.bad" ] && [ ! -e "$DATA.kvss-new" ]
         serve --data "$DATA" --repair
         grep -q "^kvss: replayed 3 lines, 1 bad line moved to $DATA.bad, in [0-9.]* s\$" "$LOG"
         replies 'KV/1.0 GET a' '200 OK 2' 'KV/1.0 GET b' '200 OK 3' 'KV/1.0 LIST' '200 OK'
@@ -286,7 +319,7 @@ says_log() {
     [ "$(wc -l <"$DATA.bad")" = 5 ]
     replies 'KV/1.0 GET c' '404 NOT_FOUND' 'KV/1.0 GET b' '200 OK 2' 'KV/1.0 PUT d 4' '201 CREATED'
     data 'KV/1.0 PUT a 1' 'KV/1.0 PUT b 2' 'KV/1.0 PUT d 4'
-    [ ! -e "$DATA.new" ]
+    [ ! -e "$DATA.kvss-new" ]
 }
 
 # bats test_tags=crypt
@@ -322,7 +355,7 @@ says_log() {
     diff <(seq 1 10 | sed 's/.*/KV\/1.0 PUT k& v&/' | cat - <(echo 'KV/1.0 EXPIREAT k3 9999999999.000') | sort) \
         <(tail -n +2 "$DATA" | sed 's/9999999998.999/9999999999.000/; s/9999999999.001/9999999999.000/' | sort)
     [ "$(find "$DATA" -perm 600)" ]
-    [ ! -e "$DATA.new" ]
+    [ ! -e "$DATA.kvss-new" ]
     ask 'KV/1.0 PUT after it' 'KV/1.0 DEL k1'
     restart
     grep -q '^kvss: replayed 13 lines in ' "$LOG"
@@ -391,7 +424,7 @@ says_log() {
             for ((i = 1; i <= 3000; i++)); do printf 'KV/1.0 PUT k%d new%d\nKV/1.0 DEL k%d\nKV/1.0 PUT n%d v\nKV/1.0 EXPIREAT k%d 9999999998\n' $((i * 7)) $round $((i * 11)) $i $((i * 13)); done
         } | talk | sort | uniq -c
     done
-    gone() { [ ! -e "$DATA.new" ]; }
+    gone() { [ ! -e "$DATA.kvss-new" ]; }
     wait_until 20 gone
     everything() { { seq 1 200000 | sed 's/.*/KV\/1.0 GET k&/'; seq 1 3000 | sed 's/.*/KV\/1.0 GET n&/'; seq 1 200000 | sed 's/.*/KV\/1.0 TTL k&/'; } | talk | sed 's/^200 OK [0-9]\{10\}$/long/'; }
     everything >"$BATS_TEST_TMPDIR/before"
@@ -402,17 +435,17 @@ says_log() {
 
 @test "compaction that can't be: the log says so, and the server goes on with FILE" {
     serve --data "$DATA"
-    mkdir "$DATA.new"
+    mkdir "$DATA.kvss-new"
     replies 'KV/1.0 PUT k v' '201 CREATED' 'KV/1.0 COMPACT' '202 ACCEPTED'
-    wait_until 20 says_log ' error compaction File exists$'
-    rmdir "$DATA.new"
+    wait_until 20 says_log ' error compaction .*: this file is in the way; move it$'
+    rmdir "$DATA.kvss-new"
     replies 'KV/1.0 PUT k w' '200 OK' 'KV/1.0 COMPACT' '202 ACCEPTED'
     wait_until 20 says_log ' compact '
     restart
     replies 'KV/1.0 GET k' '200 OK w'
 }
 
-@test "compaction whose child is killed, and a stop while it goes on: FILE stays whole, FILE.new goes" {
+@test "compaction whose child is killed, and a stop while it goes on: FILE stays whole, FILE.kvss-new goes" {
     serve --data "$DATA" --quiet
     seq 1 300000 | sed 's/.*/KV\/1.0 PUT key& value&/' | talk >/dev/null
     killed() {
@@ -425,7 +458,7 @@ says_log() {
     replies 'KV/1.0 GET key300000' '200 OK value300000' 'KV/1.0 PUT new v' '201 CREATED'
     ask 'KV/1.0 COMPACT'
     stop "$PID"
-    [ ! -e "$DATA.new" ]
+    [ ! -e "$DATA.kvss-new" ]
     serve --data "$DATA"
     grep -q '^kvss: replayed 300,001 lines in ' "$LOG"
 }
@@ -434,7 +467,7 @@ says_log() {
     serve --data "$DATA" --quiet
     seq 1 300000 | sed 's/.*/KV\/1.0 PUT key& value&/' | talk >/dev/null
     ask 'KV/1.0 COMPACT' >/dev/null
-    while [ ! -e "$DATA.new" ]; do :; done
+    while [ ! -e "$DATA.kvss-new" ]; do :; done
     # talk ends when the server closes.
     for _ in 1 2 3 4 5; do replies 'KV/1.0 GET key1' '200 OK value1'; done
 }
@@ -590,7 +623,7 @@ says_log() {
         replies 'KV/1.0 PUT a 1' '201 CREATED' 'KV/1.0 COMPACT' '202 ACCEPTED'
         wait_until 20 says_log ' error compaction Input/output error$'
         replies 'KV/1.0 PUT a 2' '200 OK'
-        [ ! -e "$DATA.new" ]
+        [ ! -e "$DATA.kvss-new" ]
         data 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2'
         rm "$FAULTS"
         restart
@@ -674,7 +707,7 @@ count_up() {
         while ! arrived; do :; done
         kill -s KILL "$PID"
         ended "$PID" 2>/dev/null || :
-        [ ! -e "$DATA.new" ] || compacting=$((compacting + 1))
+        [ ! -e "$DATA.kvss-new" ] || compacting=$((compacting + 1))
         wait "${jobs[@]}"
         serve --data "$DATA" --quiet --fsync "${modes[round % 3]}"
         for client in 1 2 3; do

@@ -46,6 +46,7 @@
     FAILS(fcntl64, int, -1, (int fd, int what, void *value), (fd, what, value))                    \
     FAILS(fstat64, int, -1, (int fd, struct stat64 *about), (fd, about))                           \
     FAILS(stat64, int, -1, (const char *path, struct stat64 *about), (path, about))                \
+    FAILS(lstat64, int, -1, (const char *path, struct stat64 *about), (path, about))               \
     FAILS(fchown, int, -1, (int fd, uid_t user, gid_t group), (fd, user, group))                   \
     FAILS(fchmod, int, -1, (int fd, mode_t mode), (fd, mode))                                      \
     FAILS(unlink, int, -1, (const char *path), (path))                                             \

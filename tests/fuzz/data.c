@@ -184,7 +184,7 @@ static void stop(void) {
 
 /* FILE is what the model made of it, and the next start has nothing to say about it. */
 static void check_file(void) {
-    MUST(file_is("/data", &model.good) && file_is("/data.new", NULL));
+    MUST(file_is("/data", &model.good) && file_is("/data.kvss-new", NULL));
     int begun = start(false, -1);
     MUST(begun == STARTED && replay.bad == 0 && replay.run == model.run);
     check_model();
@@ -205,7 +205,7 @@ static void check_compaction(void) {
     MUST(logfile.size == size && name_find("/data")->inode->data.len == (size_t)size);
     while (logfile.syncing) sync_poll();
     stop();
-    MUST(file_is("/data.new", NULL));
+    MUST(file_is("/data.kvss-new", NULL));
     int begun = start(false, -1);
     MUST(begun == STARTED && replay.bad == 0);
     check_model();

@@ -108,7 +108,7 @@ static struct {
     bool in_child, child_reported;
     int report, polls;
     jmp_buf parent, end;
-} sys = {.names = {{"/data", NULL}, {"/data.new", NULL}, {"/data.bad", NULL}}};
+} sys = {.names = {{"/data", NULL}, {"/data.kvss-new", NULL}, {"/data.bad", NULL}}};
 
 /* Memory. Each block has a head, which is poisoned, in a list of all that were not freed. */
 struct block {
@@ -555,6 +555,7 @@ static FILE *quiet; /* what kvss prints on stderr goes here */
 #define getppid()                              1
 #define isatty(fd)                             false
 #define lseek(fd, at, from)                    sys_lseek(fd)
+#define lstat(path, about)                     sys_stat(path, about)
 #define main                                   kvss_main
 #define malloc(len)                            sys_malloc(len)
 #define nice(n)                                0
