@@ -64,7 +64,7 @@ fuzz:     ; @tests/fuzz/run.bash
 soak:     ; @tests/soak/soak.py --kvss ./kvss --seconds $${SECONDS:-900} $${SEED:+--seed $$SEED}
 attacks:  ; @tests/soak/attacks.bash
 labs:     ; @tests/labs.bash
-demo:     ; @docs/demo.bash
+demo:     ; @docs/figures/demo.bash
 
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'

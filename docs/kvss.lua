@@ -1,6 +1,6 @@
 -- A Wireshark dissector for KV/1.0, the protocol that protocol.md describes:
 --
---     wireshark -X lua_script:docs/kvss.lua docs/kvss-session.pcapng
+--     wireshark -X lua_script:docs/kvss.lua docs/figures/kvss-session.pcapng
 --
 -- It reads lines as kvss does, but knows no verbs: a new one needs no change here. wireshark.md
 -- shows how to use it, and what is to be seen. Wireshark 4.0 or later.

@@ -8,7 +8,7 @@ load follow
 # demo: the lines of it as they are now, without spaces, which the picture has lost, and with ? for
 # what is not ASCII.
 demo() {
-    PACE=0 "$ROOT/docs/demo.bash" | alike | tr -d ' ' | sed 's/[^ -~][^ -~]*/?/g' | sort -u
+    PACE=0 "$ROOT/docs/figures/demo.bash" | alike | tr -d ' ' | sed 's/[^ -~][^ -~]*/?/g' | sort -u
 }
 
 # picture FILE: the lines that it shows, whole ones and those that are still being typed.
@@ -31,7 +31,7 @@ shows() {
 }
 
 @test "make demo: the server answers as it should" {
-    run env PACE=0 "$ROOT/docs/demo.bash"
+    run env PACE=0 "$ROOT/docs/figures/demo.bash"
     [ "$status" = 0 ]
     [ "$(grep -c '^# ' <<<"$output")" = 6 ]
     [ "$(sed -n 's/^\([1-5][0-9][0-9]\) .*/\1/p' <<<"$output" | tr '\n' ' ')" = \
@@ -40,19 +40,19 @@ shows() {
     [[ $output == *'200 OK keys=101 uptime='*'s served=119'* ]]
 }
 
-@test "docs/demo.svg shows what the demo prints" {
-    run shows "$ROOT/docs/demo.svg"
+@test "docs/figures/demo.svg shows what the demo prints" {
+    run shows "$ROOT/docs/figures/demo.svg"
     printed ''
     # And a picture of another demo would not do.
-    sed 's/Kolkata/Kolkuta/g' "$ROOT/docs/demo.svg" >"$BATS_TEST_TMPDIR/other.svg"
+    sed 's/Kolkata/Kolkuta/g' "$ROOT/docs/figures/demo.svg" >"$BATS_TEST_TMPDIR/other.svg"
     run shows "$BATS_TEST_TMPDIR/other.svg"
     [[ $output == *'not in the picture: 200OKKolkata'* ]]
     [[ $output == *'not in the demo: 200OKKolkuta'* ]]
 }
 
-@test "docs/demo.svg is recorded by docs/record.bash" {
+@test "docs/figures/demo.svg is recorded by docs/figures/record.bash" {
     command -v termtosvg >/dev/null || skip "termtosvg is needed: apt-get install termtosvg"
-    PACE=0.01 run timeout 100 "$ROOT/docs/record.bash" "$BATS_TEST_TMPDIR/demo.svg"
+    PACE=0.01 run timeout 100 "$ROOT/docs/figures/record.bash" "$BATS_TEST_TMPDIR/demo.svg"
     [ "$status" = 0 ]
     # At this pace lines may have come and gone between two frames, but not the last ones.
     picture "$BATS_TEST_TMPDIR/demo.svg" | grep -q '^200OKbye$'

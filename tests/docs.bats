@@ -233,15 +233,15 @@ various() {
 @test "docs/performance.md: its commands draw its pictures, and write its tables" {
     command -v gnuplot >/dev/null || skip "gnuplot is needed: apt-get install gnuplot-nox"
     made_by=$(gnuplot --version)
-    grep -q "Produced by GNUPLOT ${made_by#gnuplot } *<" "$ROOT/docs/performance-depth.svg" ||
+    grep -q "Produced by GNUPLOT ${made_by#gnuplot } *<" "$ROOT/docs/figures/performance-depth.svg" ||
         skip "another gnuplot draws in another way"
     cp -R "$ROOT/tests" "$COPY"
     cd "$COPY"
-    rm docs/performance-*.svg
+    rm docs/figures/performance-*.svg
     make() { command make -n "$@" >made; } # it takes minutes
     eval "$(block docs/performance.md draw)"
     grep -q tests/bench/run.bash made
-    for file in performance.md performance-{active,depth,idle,waits}.svg; do
+    for file in performance.md figures/performance-{active,depth,idle,waits}.svg; do
         cmp "docs/$file" "$ROOT/docs/$file"
     done
 }

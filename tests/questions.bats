@@ -98,7 +98,7 @@ shape() {
         awk -v port="$2" '{ $1 = $1 == port ? ">" : "<"; print }'
 }
 
-@test "docs/questions.pcap is what a capture gives today" {
+@test "docs/figures/questions.pcap is what a capture gives today" {
     tools
     command -v tcpdump >/dev/null || skip "tcpdump is needed: apt-get install tcpdump"
     serve
@@ -122,5 +122,5 @@ shape() {
     wait_until 20 over
     kill $dumper
     wait $dumper || :
-    same capture "$(shape "$ROOT/docs/questions.pcap" 9000)" "$(shape "$capture" "$PORT")"
+    same capture "$(shape "$ROOT/docs/figures/questions.pcap" 9000)" "$(shape "$capture" "$PORT")"
 }

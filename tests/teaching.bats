@@ -67,7 +67,7 @@ setup() {
         [ "$page" = README.md ] || grep -q "]($page)" "$ROOT/docs/README.md" ||
             { echo "no way to $page" >&2; false; }
     done
-    sed -n 's/.*class="page"[^>]*>\(.*\)<.*/\1/p' "$ROOT/docs/map.svg" | sort -u \
+    sed -n 's/.*class="page"[^>]*>\(.*\)<.*/\1/p' "$ROOT/docs/figures/map.svg" | sort -u \
         >"$BATS_TEST_TMPDIR/map"
     [ "$(wc -l <"$BATS_TEST_TMPDIR/map")" -ge 9 ]
     while read -r page; do

@@ -76,7 +76,7 @@ functions() {
 @test "functions that these pages name are in kvss.c" {
     # shellcheck disable=SC2016 # these are backquotes of Markdown
     grep -oh '`[a-z]*_[a-z_]*()`' "${PAGES[@]}" | tr -d '`()' | functions 40
-    sed -n 's/.*class="name"[^>]*>\([a-z_]*\)().*/\1/p' "$ROOT/docs/tour-loop.svg" | functions 5
+    sed -n 's/.*class="name"[^>]*>\([a-z_]*\)().*/\1/p' "$ROOT/docs/figures/tour-loop.svg" | functions 5
     sed -n 's/^break //p' "$ROOT/docs/watch.gdb" | functions 10
 }
 
@@ -101,16 +101,16 @@ functions() {
     done
 }
 
-@test "docs/tour-table.svg shows the tables of kvss.c" {
+@test "docs/figures/tour-table.svg shows the tables of kvss.c" {
     command -v cc >/dev/null || skip "a C compiler is needed"
     [ "$(uname)" = Linux ] || skip "on this system crypt() is elsewhere"
-    cc -std=c99 -o "$BATS_TEST_TMPDIR/table" "$ROOT/tests/tour/table.c" -lcrypt -lrt
-    "$BATS_TEST_TMPDIR/table" | awk -f "$ROOT/tests/tour/table.awk" >"$BATS_TEST_TMPDIR/table.svg"
-    diff "$ROOT/docs/tour-table.svg" "$BATS_TEST_TMPDIR/table.svg"
+    cc -std=c99 -o "$BATS_TEST_TMPDIR/table" "$ROOT/docs/figures/table.c" -lcrypt -lrt
+    "$BATS_TEST_TMPDIR/table" | awk -f "$ROOT/docs/figures/table.awk" >"$BATS_TEST_TMPDIR/table.svg"
+    diff "$ROOT/docs/figures/tour-table.svg" "$BATS_TEST_TMPDIR/table.svg"
 }
 
-@test "docs/tour-buffers.svg has the sizes that the buffers have" {
-    [ "$(grep -o '[0-9]*,[0-9]* bytes' "$ROOT/docs/tour-buffers.svg" | tr -d , | paste -s -d ' ')" = \
+@test "docs/figures/tour-buffers.svg has the sizes that the buffers have" {
+    [ "$(grep -o '[0-9]*,[0-9]* bytes' "$ROOT/docs/figures/tour-buffers.svg" | tr -d , | paste -s -d ' ')" = \
         "$(sed -n 's/^enum { REQUEST_MAX = \([0-9]*\) .*/\1/p' "$ROOT/kvss.c") bytes $(
             sed -n 's/^enum { BUF_SIZE = \([0-9]*\) .*/\1/p' "$ROOT/kvss.c") bytes" ]
 }

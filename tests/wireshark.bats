@@ -12,7 +12,7 @@ setup() {
     done
     export HOME=$BATS_TEST_TMPDIR
     unset XDG_CONFIG_HOME WIRESHARK_CONFIG_DIR
-    KEPT=$ROOT/docs/kvss-session.pcapng
+    KEPT=$ROOT/docs/figures/kvss-session.pcapng
     MADE=$BATS_TEST_TMPDIR/made
 }
 
@@ -343,10 +343,10 @@ END
 
 @test "the pictures of docs/wireshark.md are what draw.bash draws of the capture" {
     documented
-    "$ROOT/tests/draw.bash" "$BATS_TEST_TMPDIR"
+    "$ROOT/docs/figures/draw.bash" "$BATS_TEST_TMPDIR"
     for picture in exchange list; do
-        cmp "$BATS_TEST_TMPDIR/wireshark-$picture.svg" "$ROOT/docs/wireshark-$picture.svg"
-        grep -q "](wireshark-$picture.svg)" "$ROOT/docs/wireshark.md"
+        cmp "$BATS_TEST_TMPDIR/wireshark-$picture.svg" "$ROOT/docs/figures/wireshark-$picture.svg"
+        grep -q "](figures/wireshark-$picture.svg)" "$ROOT/docs/wireshark.md"
     done
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Captures the session that docs/wireshark.md reads: tests/capture.bash FILE. Server, client and
+# Captures the session that docs/wireshark.md reads: docs/figures/capture.bash FILE. Server, client and
 # capture are in a network of their own, in which port 9000 is free and nobody else is heard. That
 # takes no rights where users may make one (unshare).
 set -eu
@@ -7,7 +7,7 @@ set -eu
 
 BATS_TEST_TMPDIR=$(mktemp -d)
 # shellcheck source=tests/helper.bash
-. "$(dirname "$0")/helper.bash"
+. "$(dirname "$0")/../../tests/helper.bash"
 trap 'kill ${DUMPCAP-} 2>/dev/null || :; teardown; rm -rf "$BATS_TEST_TMPDIR"' EXIT
 FILE=$2
 CAPTURE=$BATS_TEST_TMPDIR/capture

@@ -77,7 +77,7 @@ END {
     height = y + 24
     printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"%d\"" \
         " viewBox=\"0 0 760 %d\">\n", height, height
-    print "<title>The packets of docs/kvss-session.pcapng</title>"
+    print "<title>The packets of docs/figures/kvss-session.pcapng</title>"
     print "<style>"
     print "text { font: 13px sans-serif; fill: #1f2328 }"
     print ".number { font-size: 11px; text-anchor: end; fill: #59636e }"

@@ -1,7 +1,7 @@
 # Draws what table.c prints:
 #
-#     cc -std=c99 -o table tests/tour/table.c -lcrypt -lrt
-#     ./table | awk -f tests/tour/table.awk >docs/tour-table.svg
+#     cc -std=c99 -o table docs/figures/table.c -lcrypt -lrt
+#     ./table | awk -f docs/figures/table.awk >docs/figures/tour-table.svg
 
 BEGIN {
     FS = "\t"

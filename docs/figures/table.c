@@ -1,4 +1,4 @@
-/* One of the store's 256 tables just before and just after it grows, for docs/tour-table.svg: a
+/* One of the store's 256 tables just before and just after it grows, for docs/figures/tour-table.svg: a
  * line for each slot, with its number, and its key and that key's home if there is one. */
 #define main kvss_main
 #include "../../kvss.c"

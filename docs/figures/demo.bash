@@ -2,7 +2,7 @@
 # make demo: what kvss does, in less than a minute. What is typed here is sent to a real server, and
 # what comes back is what it says. PACE=2 is half as fast, PACE=0 does not wait at all.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PACE=${PACE-1}
 COLOURS=''
 [ ! -t 1 ] || COLOURS=yes

@@ -55,7 +55,7 @@ END {
     height = y + 14
     printf "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1040\" height=\"%d\"" \
         " viewBox=\"0 0 1040 %d\">\n", height, height
-    print "<title>The packet list of docs/kvss-session.pcapng</title>"
+    print "<title>The packet list of docs/figures/kvss-session.pcapng</title>"
     print "<style>"
     print "text { font: 12px monospace; fill: #12272e }"
     print ".head { font-weight: bold } .chosen { fill: #ffffff }"
