@@ -78,27 +78,29 @@ enum {
 static struct option {
     char letter;
     const char *name, *argument; /* no argument: a flag, 0 or 1 */
-    long most, value;            /* a number from 0 to most ... */
-    const char *text;            /* ... or else a text */
+    long least, most;            /* a number from least to most ... */
+    long value;                  /* -1: not given, and there is no default */
+    const char *text;            /* ... or, where most is 0, a text. NULL: not given */
     const char *help;
 } options[] = {
-    [HOST] = {'H', "host", "HOST", 0, 0, "127.0.0.1", "name or address to listen on"},
-    [PORT] = {'p', "port", "PORT", 65535, 9000, NULL, "port to listen on, 0 for a free one"},
-    [TIMEOUT] = {'t', "timeout", "SECONDS", 1000000, 0, NULL, "close idle clients, 0 for never"},
-    [CLIENTS] = {'m', "max-clients", "N", FD_SETSIZE, FD_SETSIZE, NULL, "serve N at a time"},
-    [PRIVATE] = {'P', "private", NULL, 1, 0, NULL, "give each connection a store of its own"},
-    [MANAGERS] = {'M', "managers", "FILE", 0, 0, "", "who can AUTH, a line each: name:hash"},
-    [FRAMES_PORT] = {'F', "frames", "PORT", 65535, -1, NULL,
+    [HOST] = {'H', "host", "HOST", 0, 0, -1, "127.0.0.1", "name or address to listen on"},
+    [PORT] = {'p', "port", "PORT", 0, 65535, 9000, NULL, "port to listen on, 0 for a free one"},
+    [TIMEOUT] = {'t', "timeout", "SECONDS", 0, 1000000, 0, NULL, "close idle clients, 0 for never"},
+    [CLIENTS] = {'m', "max-clients", "N", 1, FD_SETSIZE, FD_SETSIZE, NULL, "serve N at a time"},
+    [PRIVATE] = {'P', "private", NULL, 0, 1, 0, NULL, "give each connection a store of its own"},
+    [MANAGERS] = {'M', "managers", "FILE", 0, 0, -1, NULL, "who can AUTH, a line each: name:hash"},
+    [FRAMES_PORT] = {'F', "frames", "PORT", 0, 65535, -1, NULL,
                      "port for the old wire, 0 for a free one"},
-    [DATA] = {'d', "data", "FILE", 0, 0, "", "keep the store in a file"},
-    [FSYNC] = {'s', "fsync", "WHEN", 0, 0, "everysec", "wait for the disk: always, everysec or no"},
-    [REPAIR] = {'r', "repair", NULL, 1, 0, NULL, "move bad lines of FILE to FILE.bad"},
-    [EXPLAIN] = {'e', "explain", NULL, 1, 0, NULL, "let 400 and 426 say why"},
-    [QUIT_STOPS] = {'Q', "quit-stops-server", NULL, 1, 0, NULL, "let QUIT stop the server too"},
-    [VERBOSE] = {'v', "verbose", NULL, 1, 0, NULL, "log every request and its reply"},
-    [QUIET] = {'q', "quiet", NULL, 1, 0, NULL, "log errors only"},
-    [HELP] = {'h', "help", NULL, 1, 0, NULL, "print this and exit"},
-    [VERSION] = {'V', "version", NULL, 1, 0, NULL, "print the version and exit"},
+    [DATA] = {'d', "data", "FILE", 0, 0, -1, NULL, "keep the store in a file"},
+    [FSYNC] = {'s', "fsync", "WHEN", 0, 0, -1, "everysec",
+               "wait for the disk: always, everysec or no"},
+    [REPAIR] = {'r', "repair", NULL, 0, 1, 0, NULL, "move bad lines of FILE to FILE.bad"},
+    [EXPLAIN] = {'e', "explain", NULL, 0, 1, 0, NULL, "let 400 and 426 say why"},
+    [QUIT_STOPS] = {'Q', "quit-stops-server", NULL, 0, 1, 0, NULL, "let QUIT stop the server too"},
+    [VERBOSE] = {'v', "verbose", NULL, 0, 1, 0, NULL, "log every request and its reply"},
+    [QUIET] = {'q', "quiet", NULL, 0, 1, 0, NULL, "log errors only"},
+    [HELP] = {'h', "help", NULL, 0, 1, 0, NULL, "print this and exit"},
+    [VERSION] = {'V', "version", NULL, 0, 1, 0, NULL, "print the version and exit"},
 };
 
 /* == 1. Bytes =====================================================================================
@@ -3038,14 +3040,23 @@ static void loop_run(void) {
 
 enum { EXIT_USAGE = 2 };
 
+/* An empty text is refused: a script whose variable is not set would run without its file. */
 static void option_set(struct option *o, const char *value) {
     char *end;
-    if (o->text) o->text = value;
-    if (!o->argument) o->value = 1;
-    if (o->text || !o->argument) return;
+    if (!o->argument) {
+        o->value = 1;
+        return;
+    }
+    if (o->most == 0) {
+        if (!*value) DIE(EXIT_USAGE, "%s: %s is empty", o->name, o->argument);
+        o->text = value;
+        return;
+    }
     o->value = strtol(value, &end, 10);
-    if (!strchr("0123456789", *value) || end == value || *end || o->value > o->most)
-        DIE(EXIT_USAGE, "%s: '%s' is not a number from 0 to %ld", o->name, value, o->most);
+    bool digits = strchr("0123456789", *value) && end != value && !*end;
+    if (!digits || o->value < o->least || o->value > o->most)
+        DIE(EXIT_USAGE, "%s: '%s' is not a number from %ld to %ld", o->name, value, o->least,
+            o->most);
 }
 
 /* Reads the option in word i: -p 9001, -p9001, --port 9001 or --port=9001. Returns the index of the
@@ -3080,7 +3091,7 @@ static void options_read(int argc, char **argv) {
     if (operands[1]) option_set(&options[PORT], operands[1]);
     if (!fsync_is("always") && !fsync_is("everysec") && !fsync_is("no"))
         DIE(EXIT_USAGE, "fsync: '%s' is not always, everysec or no", options[FSYNC].text);
-    if (options[REPAIR].value && !*options[DATA].text)
+    if (options[REPAIR].value && !options[DATA].text)
         DIE(EXIT_USAGE, "repair: --data FILE is missing");
 }
 
@@ -3090,10 +3101,10 @@ static void help_print(void) {
         const char *argument = o->argument ? o->argument : "";
         printf("  -%c, --%s %-*s", o->letter, o->name, 22 - (int)strlen(o->name), argument);
         printf("%s", o->help);
-        if (o->text ? !*o->text : o->value < 0)
-            printf(" (none)\n");
-        else if (o->text)
+        if (o->text)
             printf(" (%s)\n", o->text);
+        else if (o->value < 0)
+            printf(" (none)\n");
         else
             printf(o->argument ? " (%ld)\n" : "\n", o->value);
     }
@@ -3171,9 +3182,12 @@ int main(int argc, char **argv) {
     if (random < 0 || read(random, store_seed, sizeof store_seed) != sizeof store_seed)
         DIE(EXIT_FAILURE, "/dev/urandom: %s", strerror(errno));
     close(random);
-    if (*options[MANAGERS].text) managers_read(options[MANAGERS].text);
+    if (options[MANAGERS].text) managers_read(options[MANAGERS].text);
     start_signals();
-    if (*options[DATA].text) replay_file(options[DATA].text);
+    if (options[DATA].text && options[PRIVATE].value)
+        fprintf(stderr, "kvss: with --private, nothing that clients store is kept in %s\n",
+                options[DATA].text);
+    if (options[DATA].text) replay_file(options[DATA].text);
     start_listening(LINES, options[PORT].value, "listening");
     long frames = options[FRAMES_PORT].value;
     if (frames >= 0) start_listening(FRAMES, frames, "listening for frames");

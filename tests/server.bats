@@ -22,7 +22,7 @@ release() {
 
 # fails STATUS MESSAGE WORD...: kvss with these words ends so, having said just this.
 fails() {
-    run "$KVSS" "${@:3}"
+    run timeout $((20 * PATIENCE)) "$KVSS" "${@:3}"
     printed "kvss: $2"
     [ "$status" = "$1" ]
 }
@@ -72,6 +72,15 @@ fails() {
     fails 2 "port: '' is not a number from 0 to 65535" --port=
     fails 2 "port: '90x' is not a number from 0 to 65535" -p 90x
     fails 2 "timeout: '99999999999999999999' is not a number from 0 to 1000000" -t 99999999999999999999
+    fails 2 "max-clients: '0' is not a number from 1 to 1024" --max-clients 0
+    # An empty name comes from a script whose variable is not set.
+    fails 2 'host: HOST is empty' --host ''
+    fails 2 'host: HOST is empty' '' 9000
+    fails 2 'managers: FILE is empty' --managers ''
+    fails 2 'managers: FILE is empty' --managers=
+    fails 2 'data: FILE is empty' --data ''
+    fails 2 'data: FILE is empty' -d ''
+    fails 2 'fsync: WHEN is empty' --fsync ''
     fails 2 '--nonsense: no such option; see kvss --help' --nonsense
     fails 2 '--por: no such option; see kvss --help' --por 9000
     fails 2 '-x: no such option; see kvss --help' -x

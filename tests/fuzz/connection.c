@@ -337,8 +337,8 @@ static void start(uint8_t with, uint8_t how) {
         MUST(!manager_add(strcat(line, sys_crypt("eve", "$"))));
         MUST(!manager_add("kant:$00000000"));
     }
-    options[DATA].text = with >> 5 & 1 ? "/data" : "";
-    if (*options[DATA].text) replay_file("/data");
+    options[DATA].text = with >> 5 & 1 ? "/data" : NULL;
+    if (options[DATA].text) replay_file("/data");
     server.listeners[LINES] = listener(LINES);
     server.listeners[FRAMES] = listener(FRAMES);
     server.started = server.now = clock_ms();
