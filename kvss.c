@@ -32,6 +32,7 @@
 #define _FILE_OFFSET_BITS 64  /* for files over 2 GiB, where a long has 32 bits */
 
 #include <aio.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -1032,213 +1033,255 @@ static enum status command_manage(struct request *r); /* below the table: it run
 
 /* == 9. Patterns ==================================================================================
  *
- * Beyond the lab: LIST takes a POSIX extended regular expression (POSIX, XBD, section 9.4).
- * regexec() won't do: a matcher that backtracks can take twice the time for each byte more of a
- * name, and one that does not may fill the memory; glibc's does with ((((a{60}){60}){60}){60}).
+ * Beyond the lab: LIST takes a regular expression; docs/protocol.md says of what kind. A matcher
+ * that backtracks, like Python's, can take twice the time for each byte more of a name, and the
+ * server would serve nobody meanwhile. glibc's regexec() can fill the memory instead.
  *
- * So a pattern becomes an automaton (Glushkov, 1961): each character of it is a state, entered when
- * the text has that character. A set of states is a word of 64 bits; from each byte of the text to
- * the next set takes eight look-ups, whatever the pattern says. One of over 64 states is refused.
- * So are those to which POSIX gives no meaning: a**, (), a||b, \1. */
+ * So a pattern becomes an automaton (Glushkov, 1961). Each character of the pattern is a state,
+ * which is entered when the text has that character. The automaton of a(b|c)*:
+ *
+ *                       .---.
+ *                .---> (b) <'      first:    a          the states that a match can begin with
+ *               /      ^ |         last:     a, b, c    the states that a match can end with
+ *    start -> (a)      | |         nullable: no         the empty text is no match
+ *               \      | v
+ *                '---> (c) <.
+ *                       '---'
+ *
+ * The text is read once, with the set of all states that it can have led to. A set of states is a
+ * word of 64 bits. One byte leads from a set to the next set with eight look-ups, whatever the
+ * pattern is. A pattern that needs more than 64 states is refused. */
 
-enum { STATES = 64 };
+enum { STATES = 64, ENDLESS = -1 };
 
-/* A byte that no name has: it stands for the place before the first, or after the last one. */
+/* Two bytes that no name has stand for its two ends. They enter the states of ^ and $. */
 enum { TEXT_BEGIN = 1, TEXT_END = 2 };
 
-/* A piece of a pattern: the states it can begin with and end with, and whether the empty text
- * matches it, too. */
-struct piece {
-    uint64_t first, last;
-    bool empty;
+/* A set of characters is a bool[CHARACTERS]: ASCII one by one, and all other characters together. */
+enum { OTHERS = 128, CHARACTERS };
+
+/* The automaton of a part of a pattern. */
+struct fragment {
+    uint64_t first, last; /* the states that a match of it can begin with, and end with */
+    bool nullable;        /* it matches the empty text, too */
 };
 
 struct pattern {
-    struct str rest; /* of the text, still to be read */
-    bool bad;        /* it's none, or none for us */
-    int states;      /* so far */
-    struct piece whole;
-    uint64_t entered[256];          /* by byte: the states that have it */
+    char *rest; /* of the text, still to be read */
+    bool bad;   /* the text is no pattern, or needs too many states */
+    int states; /* so far */
+    struct fragment whole;
+    uint64_t entered[256];          /* by byte: the states that it enters */
     uint64_t next[STATES / 8][256]; /* by any set of the nth eight states: those that may follow */
+    char text[KEY_MAX + 1];         /* ends in a NUL */
 };
+
+static const struct fragment EMPTY = {0, 0, true}; /* matches the empty text and nothing else */
 
 /* Reads the text, if it comes next. */
 static bool pattern_take(struct pattern *p, const char *text) {
-    return str_skip(&p->rest, str_of(text));
+    if (strncmp(p->rest, text, strlen(text)) != 0) return false;
+    p->rest += strlen(text);
+    return true;
 }
 
-/* Whether one of these comes next. */
+/* Whether one of these bytes comes next. */
 static bool pattern_sees(const struct pattern *p, const char *bytes) {
-    return p->rest.len > 0 && strchr(bytes, p->rest.bytes[0]);
+    return *p->rest && strchr(bytes, *p->rest);
 }
 
-/* Reads a byte; there is one. */
+/* Reads a byte. At the end there is none: the pattern is bad. */
 static int pattern_byte(struct pattern *p) {
-    p->rest.len--;
-    return (unsigned char)*p->rest.bytes++;
+    if (!*p->rest) p->bad = true;
+    return p->bad ? 0 : (unsigned char)*p->rest++;
+}
+
+/* A new state, which any of these bytes enters. */
+static struct fragment pattern_state(struct pattern *p, int from, int to) {
+    if (p->states == STATES) p->bad = true;
+    if (p->bad) return EMPTY;
+    uint64_t state = (uint64_t)1 << p->states++;
+    for (int byte = from; byte <= to; byte++) p->entered[byte] |= state;
+    return (struct fragment){state, state, false};
 }
 
 /* After any of these states, any of those may come. */
-static void pattern_follow(struct pattern *p, uint64_t states, uint64_t by) {
+static void pattern_follow(struct pattern *p, uint64_t these, uint64_t those) {
     for (int i = 0; i < STATES; i++)
-        if (states >> i & 1) p->next[i / 8][1 << i % 8] |= by;
+        if (these >> i & 1) p->next[i / 8][1 << i % 8] |= those;
 }
 
-static struct piece pattern_join(struct pattern *p, struct piece a, struct piece b) {
+/* One fragment, then the other. */
+static struct fragment pattern_join(struct pattern *p, struct fragment a, struct fragment b) {
+    struct fragment both = {a.first, b.last, a.nullable && b.nullable};
+    if (a.nullable) both.first |= b.first;
+    if (b.nullable) both.last |= a.last;
     pattern_follow(p, a.last, b.first);
-    return (struct piece){a.empty ? a.first | b.first : a.first, b.empty ? a.last | b.last : b.last,
-                          a.empty && b.empty};
+    return both;
 }
 
-/* A state that is entered by all these bytes. */
-static struct piece pattern_state(struct pattern *p, int from, int to) {
-    if (p->states == STATES) p->bad = true;
-    if (p->bad) return (struct piece){0, 0, true};
-    uint64_t state = (uint64_t)1 << p->states++;
-    for (int byte = from; byte <= to; byte++) p->entered[byte] |= state;
-    return (struct piece){state, state, false};
-}
-
-/* One character: any of these of ASCII; or, where others is true, any one past ASCII, which is a
- * first byte and then bytes from 80 to BF, all there are: names are UTF-8. */
-static struct piece pattern_one_of(struct pattern *p, const bool ascii[128], bool others) {
-    struct piece one = pattern_state(p, 1, 0), more;
-    for (int byte = ' '; byte < 0x7F; byte++)
-        if (ascii[byte]) p->entered[byte] |= one.first;
-    if (!others) return one;
-    for (int byte = 0xC0; byte <= 0xFF; byte++) p->entered[byte] |= one.first;
-    more = pattern_state(p, 0x80, 0xBF);
-    more.empty = true;
+/* One character of the set. In UTF-8, a character past ASCII is a byte from C0 on, and then bytes
+ * from 80 to BF: one state for the first byte, and one for the bytes after it. */
+static struct fragment pattern_one_of(struct pattern *p, const bool set[CHARACTERS]) {
+    struct fragment one = pattern_state(p, 0xC0, set[OTHERS] ? 0xFF : 0);
+    for (int byte = '!'; byte <= '~'; byte++)
+        if (set[byte]) p->entered[byte] |= one.first;
+    if (!set[OTHERS]) return one;
+    struct fragment more = pattern_state(p, 0x80, 0xBF);
     pattern_follow(p, more.last, more.first);
+    more.nullable = true;
     return pattern_join(p, one, more);
 }
 
-/* The name and the end of a class: [:digit:] */
-static void pattern_class(struct pattern *p, bool ascii[128]) {
+/* Reads a \, if it comes next. True: it began \d, \w or \s, or \D, \W or \S for all other
+ * characters, and these were added to the set. False: what comes now stands for itself. Characters
+ * past ASCII count as letters; no name has a space. Python's \b, \1 and so on are refused. */
+static bool pattern_escape(struct pattern *p, bool set[CHARACTERS]) {
+    if (!pattern_take(p, "\\")) return false;
+    if (!pattern_sees(p, "dDwWsS")) {
+        if (isalnum((unsigned char)*p->rest)) p->bad = true;
+        return false;
+    }
+    int letter = pattern_byte(p), lower = tolower(letter);
+    for (int c = 0; c < CHARACTERS; c++) {
+        bool word = c == '_' || c == OTHERS || isalnum(c);
+        bool meant = (lower == 'd' && isdigit(c)) || (lower == 'w' && word);
+        if (meant == (letter == lower)) set[c] = true;
+    }
+    return true;
+}
+
+/* Reads a class, if one comes next, such as [:digit:] or \d, and adds it to the set. */
+static bool pattern_class(struct pattern *p, bool set[CHARACTERS]) {
+    if (pattern_take(p, "[.") || pattern_take(p, "[=")) p->bad = true; /* not supported */
+    if (!pattern_take(p, "[:")) return pattern_escape(p, set);
     char name[sizeof "xdigit"] = "";
-    for (size_t i = 0; i + 1 < sizeof name && p->rest.len > 0 && !pattern_sees(p, ":"); i++)
+    for (size_t i = 0; i + 1 < sizeof name && !pattern_sees(p, ":"); i++)
         name[i] = (char)pattern_byte(p);
     wctype_t class = wctype(name);
     if (!class || !pattern_take(p, ":]")) p->bad = true;
-    for (int byte = 0; byte < 128 && !p->bad; byte++)
-        if (iswctype((wint_t)byte, class)) ascii[byte] = true;
+    for (int c = 0; c < OTHERS; c++)
+        if (iswctype((wint_t)c, class)) set[c] = true;
+    return true;
 }
 
-/* What comes after a [: the characters, ranges and classes up to the ]. They are of ASCII, and not
- * collating symbols ([.a.], [=a=]); others are refused. */
-static struct piece pattern_bracket(struct pattern *p) {
-    bool ascii[128] = {false}, others = pattern_take(p, "^");
-    for (bool first = true; !p->bad && (first || !pattern_sees(p, "]")); first = false) {
-        if (pattern_take(p, "[:")) {
-            pattern_class(p, ascii);
-            continue;
-        }
-        p->bad |= p->rest.len == 0 || pattern_take(p, "[.") || pattern_take(p, "[=");
-        if (p->bad) break;
-        int from = pattern_byte(p), to = from;
-        if (p->rest.len > 1 && p->rest.bytes[1] != ']' && pattern_take(p, "-")) {
-            to = pattern_byte(p);
-            if (to == '[' && pattern_sees(p, ".:=")) p->bad = true;
-        }
-        if (from > to || to >= 128) p->bad = true;
-        for (int byte = from; byte <= to && !p->bad; byte++) ascii[byte] = true;
-    }
-    if (!pattern_take(p, "]")) p->bad = true;
-    for (int byte = 0; byte < 128 && others; byte++) ascii[byte] = !ascii[byte];
-    return pattern_one_of(p, ascii, others);
-}
-
-static struct piece pattern_choice(struct pattern *p); /* an atom may hold one */
-
-/* A character, with a \ before it where it would mean something else. */
-static struct piece pattern_character(struct pattern *p) {
-    struct piece whole = {0, 0, true};
-    bool escaped = pattern_take(p, "\\");
-    if (escaped ? !pattern_sees(p, "^.[]$()|*+?{}\\") : pattern_sees(p, "*+?{|)")) p->bad = true;
-    if (p->rest.len == 0) p->bad = true;
+/* What comes after a [: characters of ASCII, ranges and classes, up to the ]. */
+static struct fragment pattern_brackets(struct pattern *p) {
+    bool set[CHARACTERS] = {false}, complement = pattern_take(p, "^");
     do {
-        int byte = p->bad ? 0 : pattern_byte(p);
+        bool class = pattern_class(p, set);
+        int from = class ? 0 : pattern_byte(p), to = from;
+        if (p->rest[0] == '-' && p->rest[1] != ']') {
+            pattern_byte(p);
+            if (class || pattern_class(p, set)) p->bad = true;
+            to = pattern_byte(p);
+        }
+        if (from > to || to >= OTHERS) p->bad = true;
+        for (int c = from; c <= to && !p->bad; c++) set[c] = true;
+    } while (!p->bad && !pattern_take(p, "]"));
+    for (int c = 0; c < CHARACTERS; c++) set[c] = set[c] != complement;
+    return pattern_one_of(p, set);
+}
+
+/* A character that stands for itself: a state for each of its bytes. */
+static struct fragment pattern_character(struct pattern *p) {
+    struct fragment whole = EMPTY;
+    do {
+        int byte = pattern_byte(p);
         whole = pattern_join(p, whole, pattern_state(p, byte, byte));
-    } while (!p->bad && p->rest.len > 0 && ((unsigned char)*p->rest.bytes & 0xC0) == 0x80);
+    } while (!p->bad && ((unsigned char)*p->rest & 0xC0) == 0x80);
     return whole;
 }
 
-static struct piece pattern_atom(struct pattern *p) {
-    bool any[128];
-    memset(any, true, sizeof any);
-    if (pattern_take(p, "[")) return pattern_bracket(p);
-    if (pattern_take(p, ".")) return pattern_one_of(p, any, true);
+static struct fragment pattern_choice(struct pattern *p); /* an atom may hold one */
+
+static struct fragment pattern_atom(struct pattern *p) {
+    bool set[CHARACTERS] = {false}, escaped = pattern_sees(p, "\\");
+    if (pattern_escape(p, set)) return pattern_one_of(p, set);
+    if (escaped) return pattern_character(p);
+    if (pattern_take(p, ".")) {
+        memset(set, true, sizeof set);
+        return pattern_one_of(p, set);
+    }
     if (pattern_take(p, "^")) return pattern_state(p, TEXT_BEGIN, TEXT_BEGIN);
     if (pattern_take(p, "$")) return pattern_state(p, TEXT_END, TEXT_END);
-    if (!pattern_take(p, "(")) return pattern_character(p);
-    struct piece group = pattern_choice(p);
+    if (pattern_take(p, "[")) return pattern_brackets(p);
+    if (!pattern_take(p, "(?:") && !pattern_take(p, "(")) return pattern_character(p);
+    struct fragment group = pattern_choice(p);
     if (!pattern_take(p, ")")) p->bad = true;
     return group;
 }
 
-/* Digits, or -1 where there are none, or more than there are states. */
-static int pattern_number(struct pattern *p) {
-    int number = pattern_sees(p, "0123456789") ? 0 : -1;
-    while (pattern_sees(p, "0123456789") && number <= STATES)
-        number = number * 10 + pattern_byte(p) - '0';
-    return number <= STATES ? number : -1;
+/* Reads a number. Python's and POSIX's have digits only, not the sign that strtol() allows. */
+static long pattern_number(struct pattern *p, long absent) {
+    return pattern_sees(p, "0123456789") ? strtol(p->rest, &p->rest, 10) : absent;
 }
 
-/* What comes after a {, as in {2}, {2,} or {2,5}: so many copies of the atom, by reading it again.
- * piece is the first. Every copy takes a state or more, so that there can't be many. */
-static struct piece pattern_times(struct pattern *p, struct str atom, struct piece piece) {
-    int least = pattern_number(p), most = least;
-    bool comma = pattern_take(p, ","), endless = comma && pattern_sees(p, "}");
-    if (comma && !endless) most = pattern_number(p);
-    if (!pattern_take(p, "}") || least < 0 || most < least) p->bad = true;
-    if (most == 0 && !endless) return (struct piece){0, 0, true};
-    struct str rest = p->rest;
-    struct piece whole = piece;
-    whole.empty |= least == 0;
-    for (int copies = 1; copies < most && !p->bad; copies++) {
-        p->rest = atom;
-        piece = pattern_atom(p);
-        piece.empty |= copies >= least;
-        whole = pattern_join(p, whole, piece);
+/* Reads a quantifier: * + ? {n} {n,} {,m} {n,m}. False: none comes next. A { that does not begin one
+ * stands for itself. */
+static bool pattern_quantifier(struct pattern *p, long *least, long *most) {
+    char *start = p->rest;
+    *least = pattern_sees(p, "+");
+    *most = pattern_sees(p, "?") ? 1 : ENDLESS;
+    if (pattern_sees(p, "*+?")) return pattern_byte(p);
+    if (pattern_take(p, "{") && !pattern_sees(p, "}")) {
+        *least = pattern_number(p, 0);
+        *most = pattern_take(p, ",") ? pattern_number(p, ENDLESS) : *least;
+        if (pattern_take(p, "}")) return true;
     }
-    if (endless) pattern_follow(p, piece.last, piece.first);
+    p->rest = start;
+    return false;
+}
+
+/* An atom, perhaps with a quantifier. a{2,4} becomes aaa?a?, and a{2,} becomes aa+: the atom's text
+ * is read again for each copy. A copy takes a state or more, so there can't be many copies. */
+static struct fragment pattern_repeat(struct pattern *p) {
+    long least, most, unused;
+    int states = p->states;
+    bool anchor = pattern_sees(p, "^$");
+    if (pattern_quantifier(p, &least, &most)) p->bad = true; /* nothing to repeat */
+    char *atom = p->rest;
+    struct fragment copy = pattern_atom(p), whole = EMPTY;
+    if (!pattern_quantifier(p, &least, &most)) return copy;
+    pattern_take(p, "?"); /* lazy: another match is found, but only if there is one */
+    if (anchor || pattern_quantifier(p, &unused, &unused)) p->bad = true;
+    if (most != ENDLESS && most < least) p->bad = true;
+    if (p->states == states) return copy; /* (), however often, is () */
+    char *rest = p->rest;
+    long copies = most;
+    if (most == ENDLESS) copies = least > 0 ? least : 1;
+    for (long i = 0; i < copies && !p->bad; i++) {
+        p->rest = atom;
+        if (i > 0) copy = pattern_atom(p);
+        if (i >= least) copy.nullable = true;
+        whole = pattern_join(p, whole, copy);
+    }
+    if (most == ENDLESS) pattern_follow(p, copy.last, copy.first);
     p->rest = rest;
     return whole;
 }
 
-static struct piece pattern_piece(struct pattern *p) {
-    struct str atom = p->rest;
-    bool anchor = pattern_sees(p, "^$");
-    struct piece piece = pattern_atom(p);
-    if (!pattern_sees(p, "*+?{")) return piece;
-    int times = pattern_byte(p);
-    if (times == '{') piece = pattern_times(p, atom, piece);
-    if (times == '*' || times == '+') pattern_follow(p, piece.last, piece.first);
-    if (times == '*' || times == '?') piece.empty = true;
-    if (anchor || pattern_sees(p, "*+?{")) p->bad = true;
-    return piece;
-}
-
-/* Pieces in a row, and rows with a | between them. */
-static struct piece pattern_choice(struct pattern *p) {
-    struct piece all = {0, 0, false};
+/* Atoms in a row, and rows with a | between them. */
+static struct fragment pattern_choice(struct pattern *p) {
+    struct fragment any = {0, 0, false};
     do {
-        struct piece row = pattern_piece(p);
-        while (!p->bad && p->rest.len > 0 && !pattern_sees(p, "|)"))
-            row = pattern_join(p, row, pattern_piece(p));
-        all.first |= row.first;
-        all.last |= row.last;
-        all.empty |= row.empty;
-    } while (!p->bad && pattern_take(p, "|"));
-    return all;
+        struct fragment row = EMPTY;
+        while (!p->bad && *p->rest && !pattern_sees(p, "|)"))
+            row = pattern_join(p, row, pattern_repeat(p));
+        any.first |= row.first;
+        any.last |= row.last;
+        any.nullable |= row.nullable;
+    } while (pattern_take(p, "|"));
+    return any;
 }
 
-/* False: it's not a pattern, or not one for us. */
+/* False: the text is no pattern, or needs too many states. */
 static bool pattern_read(struct pattern *p, struct str text) {
     memset(p, 0, sizeof *p);
-    p->rest = text;
+    memcpy(p->text, text.bytes, text.len);
+    p->rest = p->text;
     p->whole = pattern_choice(p);
-    if (p->bad || p->rest.len > 0) return false;
+    if (p->bad || *p->rest) return false;
     for (int i = 0; i < STATES / 8; i++) /* a set: its lowest state, and the others */
         for (int set = 1; set < 256; set++)
             p->next[i][set] = p->next[i][set & -set] | p->next[i][set & (set - 1)];
@@ -1267,7 +1310,7 @@ static bool pattern_matches(const struct pattern *p, struct str text) {
     uint64_t reached = pattern_edge(p, 0, TEXT_BEGIN);
     for (size_t i = 0; i < text.len && !(reached & p->whole.last); i++)
         reached = pattern_step(p, reached, (unsigned char)text.bytes[i]);
-    return p->whole.empty || reached & p->whole.last ||
+    return p->whole.nullable || reached & p->whole.last ||
            pattern_edge(p, reached, TEXT_END) & p->whole.last;
 }
 
@@ -1545,7 +1588,7 @@ static struct command {
     {"CREATE", ON_MAILBOX, 1, 1, command_create, NULL, "CREATE user", "CREATE needs a user", 0},
     {"DELETE", ON_MAILBOX, 1, 1, command_delete, NULL, "DELETE user", "DELETE needs a user", 0},
     {"LIST", ON_MAILBOX, 0, 1, command_list, NULL, "LIST [pattern]",
-     "LIST takes nothing or a pattern of the kind that docs/protocol.md describes", 0},
+     "LIST takes nothing or a pattern, as docs/protocol.md describes it, of up to 64 states", 0},
     {"SEND", ON_MAILBOX, 2, 2, command_send, NULL, "SEND user text", "SEND needs a user and a text",
      0},
     {"CONNECT", ON_MAILBOX, 1, 1, command_connect, NULL, "CONNECT user", "CONNECT needs a user", 0},
