@@ -45,6 +45,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -1684,12 +1685,35 @@ static void request_begin(struct request *r, struct client *c, struct str line) 
     r->close = false;
 }
 
+/* Whether a line of the text is one of HTTP: a request line ends in HTTP/1.1, and a browser's next
+ * line begins with Host. A page in a browser can send such requests to this server, and choose what
+ * comes after the header. The text is a line or, on the wire of chapter 15, a frame. */
+static bool request_is_http(struct str text) {
+    const struct str version = STR(" HTTP/1."), host = STR("Host:");
+    for (const char *lf = text.bytes; lf;) {
+        struct str line = text;
+        lf = memchr(text.bytes, '\n', text.len);
+        if (lf) {
+            line.len = (size_t)(lf - text.bytes);
+            text = (struct str){lf + 1, text.len - line.len - 1};
+        }
+        if (line.len > 0 && line.bytes[line.len - 1] == '\r') line.len--;
+        if (line.len >= host.len && strncasecmp(line.bytes, host.bytes, host.len) == 0) return true;
+        if (line.len <= version.len) continue;
+        const char *end = line.bytes + line.len - 1; /* the digit after the point */
+        if (memcmp(end - version.len, version.bytes, version.len) == 0) return true;
+    }
+    return false;
+}
+
 /* Cuts the line, and compares it with the table. OK: its command can be run. */
 static enum status request_parse(struct request *r) {
     struct str rest = r->line, verb;
     bool has_version = str_skip(&rest, STR("KV/1.0")) && (!rest.len || str_skip(&rest, STR(" ")));
     if (!has_version) {
-        r->reason = STR("a request begins with KV/1.0 and a space");
+        r->close = request_is_http(r->line);
+        r->reason = r->close ? STR("this is HTTP: nothing after it is run")
+                             : STR("a request begins with KV/1.0 and a space");
         return UPGRADE;
     }
     bool more = str_field(&rest, &verb);
@@ -2644,7 +2668,7 @@ static void client_refuse(struct client *c, struct str line, const char *reason)
     (void)request_parse(&r);
     client_count(c, &r);
     r.status = BAD_REQUEST;
-    r.reason = str_of(reason);
+    if (!r.close) r.reason = str_of(reason);
     client_reply(c, &r);
 }
 
@@ -2672,7 +2696,8 @@ static void client_consume(struct client *c, size_t n) {
 static void client_run_frames(struct client *c) {
     size_t at = 0;
     while (c->padding > 0 && at < c->in_len && c->in[at] == '\0') at++, c->padding--;
-    while (at < c->in_len && c->out.len < OUTPUT_MAX && buf_reserve(&c->out, FRAME_SIZE)) {
+    while (at < c->in_len && c->phase != QUITTING) {
+        if (c->out.len >= OUTPUT_MAX || !buf_reserve(&c->out, FRAME_SIZE)) break;
         size_t n = c->in_len - at < FRAME_SIZE ? c->in_len - at : FRAME_SIZE;
         struct str line;
         struct request r;
@@ -2688,6 +2713,7 @@ static void client_run_frames(struct client *c) {
         c->pads |= n == FRAME_SIZE;
         c->padding = c->pads ? FRAME_SIZE - n : 0;
     }
+    if (c->phase == QUITTING) at = c->in_len;
     client_consume(c, at);
     c->pending = c->in_len > 0;
 }

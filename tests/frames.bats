@@ -136,6 +136,26 @@ terminal() {
     replies 'KV/1.0 CONNECT bob' '200 OK 0'
 }
 
+@test "HTTP ends the connection: a page in a browser can't send frames" {
+    serve_frames
+    # The body comes after the error, so that it would be a frame of its own.
+    dial
+    printf 'POST / HTTP/1.1\r\nHost: a\r\n\r\n' >&"$FD"
+    gets "$FD" error
+    frame create pwned >&"$FD"
+    [ -z "$(timeout $((20 * PATIENCE)) cat <&"$FD" | tr -d '\0')" ]
+    hang_up "$FD"
+    # Or it begins where a frame is cut.
+    dial
+    { { printf 'POST / HTTP/1.1\r\nHost: a\r\nx: '; head -c 1024 /dev/zero | tr '\0' x; } | head -c 1020
+        printf '\r\n\r\n'; frame create pwned; } >"$BATS_TEST_TMPDIR/page"
+    cat "$BATS_TEST_TMPDIR/page" >&"$FD"
+    gets "$FD" error
+    [ -z "$(timeout $((20 * PATIENCE)) cat <&"$FD" | tr -d '\0')" ]
+    hang_up "$FD"
+    frames list '' list
+}
+
 @test "nothing on this port can reach the key-value store" {
     serve_frames
     ask 'KV/1.0 PUT key value'

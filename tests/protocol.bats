@@ -135,6 +135,33 @@ long() {
             $'\r' '426 UPGRADE_REQUIRED'
 }
 
+@test "rule 2: HTTP ends the connection, so that no web page can drive the server" {
+    serve
+    body=$'\r\n\r\nx\nKV/1.0 PUT pwned x\n'
+    for header in $'POST / HTTP/1.1\r\nHost: 127.0.0.1:9000' 'OPTIONS /a/b HTTP/1.0' 'HOST: a' 'host:'; do
+        run talk <<<"$header$body"
+        printed '426 UPGRADE_REQUIRED'
+    done
+    # An address so long that its line is refused and skipped: the next one is Host.
+    run talk <<<"POST /$(long 70000) HTTP/1.1"$'\r\nHost: a'"$body"
+    printed $'400 BAD_REQUEST\n426 UPGRADE_REQUIRED'
+    replies 'KV/1.0 GET pwned' '404 NOT_FOUND'
+    [ "$(grep -c ' bad 127\.0\.0\.1:[0-9]* this is HTTP: nothing after it is run$' "$LOG")" = 5 ]
+    # The server closes, also where the client does not.
+    connect
+    printf 'GET / HTTP/1.1\n' >&"$FD"
+    [ "$(timeout $((20 * PATIENCE)) cat <&"$FD")" = '426 UPGRADE_REQUIRED' ]
+    hang_up "$FD"
+    # What only looks like it does no harm.
+    replies 'GET foo' '426 UPGRADE_REQUIRED' \
+            'GET /' '426 UPGRADE_REQUIRED' \
+            'HTTP/1.1' '426 UPGRADE_REQUIRED' \
+            'GET / HTTP/1.1 foo' '426 UPGRADE_REQUIRED' \
+            'Hosts: a' '426 UPGRADE_REQUIRED' \
+            'KV/1.0 PUT a GET / HTTP/1.1' '201 CREATED' \
+            'KV/1.0 GET a' '200 OK GET / HTTP/1.1'
+}
+
 @test "rule 2 comes before rule 3: garbage without the version is 426" {
     serve
     output=$(printf '\xff\xfe\0GET\n\0\nKV/1.0\xff GET a\n' | talk)

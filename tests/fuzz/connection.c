@@ -193,6 +193,8 @@ static void check_lines(struct peer *p, bool exact) {
         failures += str_equal(answer, statuses[UNAUTHORIZED]);
         bool bye = !partial && str_equal(line, STR("KV/1.0 QUIT"));
         if (bye) MUST(str_equal(answer, STR("200 OK bye")));
+        struct str seen = {line.bytes, line.len < REQUEST_MAX ? line.len : REQUEST_MAX}, rest = seen;
+        if (!str_skip(&rest, STR("KV/1.0")) && request_is_http(seen)) break;
         if (bye || failures == FAILURES_MAX) break;
     }
     MUST(!next_answer(p, &got, &answer));
@@ -209,9 +211,12 @@ static size_t frames_read(const struct peer *p) {
         size_t end = at + n;
         while (padding && at < end && !p->sent.at[at]) at++, padding--;
         for (; at < end; frames++) {
+            struct str line;
             n = end - at < FRAME_SIZE ? end - at : FRAME_SIZE;
             pads |= n == FRAME_SIZE;
             padding = pads ? FRAME_SIZE - n : 0;
+            struct str frame = {(const char *)p->sent.at + at, n};
+            if (frame_to_line(frame, &line) && request_is_http(line)) return frames + 1;
             at += n;
         }
     }
