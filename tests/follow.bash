@@ -11,7 +11,7 @@ fresh_copy() {
 
 # What is never twice the same is made the same.
 alike() {
-    sed 's/uptime=[0-9]*s/uptime=Ns/; s/ in [0-9.]* s$/ in N s/'" ; s|$COPY|/home/you|" "$@"
+    sed 's/uptime=[0-9]*s/uptime=Ns/; s/uptime: [0-9:]*/uptime: H:MM:SS/; s/ in [0-9.]* s$/ in N s/'" ; s|$COPY|/home/you|" "$@"
 }
 
 # together FILE: a conversation of several clients. "1> request" is sent on connection 1, and "1< reply"

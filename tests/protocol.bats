@@ -61,6 +61,28 @@ long() {
     [[ ${BASH_REMATCH[4]} == 'PUT=1 GET=2 DEL=1 STATS=1 QUIT=0 '* ]]
 }
 
+@test "--long-stats: the session of the other assignment, reply by reply" {
+    serve --long-stats
+    run ask 'KV/1.0 PUT name John' 'KV/1.0 GET name' 'KV/1.0 PUT name Jane' 'KV/1.0 GET name' 'KV/1.0 DEL name' \
+        'KV/1.0 GET name' 'KV/1.0 STATS' 'KV/1.0 GET' 'KV/1.0 PUT keyonly' 'KV/1.0 INVALID command' 'WRONG/1.0 GET test'
+    output=$(sed -E 's/uptime: [0-9]+:[0-5][0-9]:[0-5][0-9];/uptime: 0:05:23;/' <<<"$output")
+    printed '201 CREATED
+200 OK John
+200 OK
+200 OK Jane
+204 NO_CONTENT
+404 NOT_FOUND
+200 OK uptime: 0:05:23; connections: 1; commands_processed: 6; get_requests: 3; put_requests: 2; del_requests: 1; keys_stored: 0
+400 BAD_REQUEST
+400 BAD_REQUEST
+400 BAD_REQUEST
+426 UPGRADE_REQUIRED'
+    # What STATS all answers is as it was; every request before this one is counted.
+    run ask 'KV/1.0 STATS all' 'KV/1.0 STATS'
+    [[ ${lines[0]} =~ ^'200 OK keys=0 uptime='[0-9]+'s served=12 connections=1 ' ]]
+    [[ ${lines[1]} == *'; commands_processed: 12; get_requests: 4; put_requests: 3; del_requests: 1; keys_stored: 0' ]]
+}
+
 @test "STATS all: memory grows with the store, and comes back" {
     memory_held() { ask 'KV/1.0 STATS all' | sed 's/.* memory=\([0-9]*\) .*/\1/'; }
     serve
