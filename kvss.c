@@ -3107,9 +3107,12 @@ static void loop_turn(void) {
 }
 
 /* Until a signal or a QUIT ends it. Then those who wait are the last to be taken, and what has
- * arrived is answered; whoever has not read that after LINGER_MS is left. */
+ * arrived is answered; whoever has not read that after LINGER_MS is left. The last turn may have
+ * closed clients that are still in attended. With as many newcomers it would overflow, so it is
+ * emptied first: from now on each turn chooses from all clients. */
 static void loop_run(void) {
     while (!server.stopping) loop_turn();
+    attended.len = 0;
     for (int wire = 0; wire < WIRES; wire++) {
         if (server.listeners[wire] < 0) continue;
         loop_accept((enum wire)wire);

@@ -100,6 +100,39 @@ stat() {
     bounded 40000
 }
 
+# One turn of the loop sees that 520 clients have left, a QUIT that stops the server, and an AUTH whose hash takes
+# half a second. Newcomers connect meanwhile.
+# shellcheck disable=SC2016 # the $ belongs to the hash
+@test "a stop, when half of the clients have just left and as many have come" {
+    ulimit -Sn 1200 2>/dev/null || skip "ulimit -n 1200 is refused here"
+    printf 'adam:$6$rounds=1000000$salt$%086d\n' 0 >"$BATS_TEST_TMPDIR/managers"
+    chmod 600 "$BATS_TEST_TMPDIR/managers"
+    serve --managers "$BATS_TEST_TMPDIR/managers" --quit-stops-server --verbose
+    for _ in {1..520}; do connect; leaving+=("$FD"); done
+    connect; stopping=$FD
+    connect; guessing=$FD
+    all() { [ "$(grep -c ' connect ' "$LOG")" = 522 ]; }
+    wait_until 20 all
+    kill -s STOP "$PID"
+    stopped() { [[ $(ps -o stat= -p "$PID") == T* ]]; }
+    wait_until 20 stopped
+    echo 'KV/1.0 QUIT' >&"$stopping"
+    echo 'KV/1.0 AUTH adam x' >&"$guessing"
+    hang_up "${leaving[@]}"
+    kill -s CONT "$PID"
+    wait_until 20 grep -q ' request .* AUTH' "$LOG"
+    kill -s STOP "$PID" || skip "the server was faster than this test"
+    for _ in {1..520}; do
+        connect 2>/dev/null || break # as above
+        newcomers+=("$FD")
+    done
+    kill -s CONT "$PID"
+    hears "$stopping" '200 OK bye'
+    hears "$guessing" '401 UNAUTHORIZED'
+    hang_up "$stopping" "$guessing" "${newcomers[@]}"
+    ended "$PID"
+}
+
 @test "a client that asks for 100 MB of replies and reads none is no longer read" {
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     start
