@@ -2015,15 +2015,16 @@ static bool log_close(void) {
 /* == 13. Compaction ===============================================================================
  *
  * Beyond the lab. The log grows with each change, the store does not. When FILE is more than twice
- * what the store needs, a child of kvss, made by fork(), writes the store to FILE.kvss-new, while kvss
- * goes on: the child has the memory as it was when it was made, whatever kvss changes in its own.
+ * what the store needs, a child of kvss, made by fork(), writes the store to FILE.kvss-new, while
+ * kvss goes on: the child has the memory as it was when it was made, whatever kvss changes in its
+ * own.
  *
- * When the child is done, what FILE has got since then is appended to FILE.kvss-new, that is synced, and
- * rename() puts it in the place of FILE. Whenever the end comes, FILE is the old one or the new
- * one, and whole. As little of this as can be holds up the loop, which has to write to FILE all the
- * time. So kvss does not touch FILE.kvss-new while it's being synced, when a write would have to wait;
- * and FILE is closed by the child after kvss has closed it: the last one to do so waits until its
- * blocks are freed, 20 ms for 60 MB. */
+ * When the child is done, what FILE has got since then is appended to FILE.kvss-new, that is
+ * synced, and rename() puts it in the place of FILE. Whenever the end comes, FILE is the old one or
+ * the new one, and whole. As little of this as can be holds up the loop, which has to write to FILE
+ * all the time. So kvss does not touch FILE.kvss-new while it's being synced, when a write would
+ * have to wait; and FILE is closed by the child after kvss has closed it: the last one to do so
+ * waits until its blocks are freed, 20 ms for 60 MB. */
 
 enum {
     COMPACT_MIN = 1 << 20,    /* bytes of a file that is not worth the trouble */
@@ -2105,8 +2106,8 @@ static void copy_drop(void) {
     compaction.fd = -1;
 }
 
-/* FILE.kvss-new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has
- * put another file in the place of FILE, that stays. */
+/* FILE.kvss-new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody
+ * has put another file in the place of FILE, that stays. */
 static bool copy_take(void) {
     if (!file_is_at(logfile.path, logfile.fd)) {
         errno = EEXIST;
@@ -2177,7 +2178,8 @@ static void compact_child(int kvss, pid_t parent) {
     compact_report(kvss, fsync(compaction.fd) < 0 ? errno : 0);
 }
 
-/* FILE.kvss-new is given up. While FILE is untrusted, that is tried again and again, and told once. */
+/* FILE.kvss-new is given up. While FILE is untrusted, that is tried again and again, and told once.
+ */
 static void compact_fail(const char *why) {
     if (!logfile.untrusted) event("error", "compaction", str_of(why));
     copy_drop();
@@ -2245,7 +2247,8 @@ static bool compact_copy(off_t most) {
     return true;
 }
 
-/* A step, and as much as was added since the last: so it catches up. Then FILE.kvss-new is synced. */
+/* A step, and as much as was added since the last: so it catches up. Then FILE.kvss-new is synced.
+ */
 static void compact_catch_up(void) {
     off_t added = logfile.size - compaction.last_end;
     compaction.last_end = logfile.size;
@@ -2257,8 +2260,8 @@ static void compact_catch_up(void) {
     }
 }
 
-/* FILE.kvss-new has been synced. What has come meanwhile is appended; it's not synced in FILE either,
- * since one sync goes on at a time, and with --fsync always nothing has come. */
+/* FILE.kvss-new has been synced. What has come meanwhile is appended; it's not synced in FILE
+ * either, since one sync goes on at a time, and with --fsync always nothing has come. */
 static void compact_end(void) {
     char text[64];
     long long before = logfile.size;
@@ -2298,8 +2301,9 @@ static uint64_t compact_next(void) {
     return compact_is_wanted() ? compaction.from : NEVER;
 }
 
-/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.kvss-new. A compaction
- * that began before FILE was untrusted has copied what can't be trusted, and does not heal it. */
+/* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.kvss-new. A
+ * compaction that began before FILE was untrusted has copied what can't be trusted, and does not
+ * heal it. */
 static void compact_step(void) {
     sync_poll();
     if (!logfile.path || logfile.syncing) return;
@@ -2359,8 +2363,12 @@ static struct {
     struct buf kept, put_aside; /* with --repair: what goes to FILE.kvss-new, and to FILE.bad */
 } replay;
 
-/* An error of the system. */
-static void replay_die(const char *path) { DIE(EXIT_FAILURE, "%s", name_trouble(path, errno)); }
+/* An error of the system. FILE stays as it is, and nothing else is left. */
+static void replay_die(const char *path) {
+    int error = errno;
+    copy_drop();
+    DIE(EXIT_FAILURE, "%s", name_trouble(path, error));
+}
 
 /* A path that begins and ends so. */
 static char *path_join(const char *begin, const char *end) {
@@ -2472,11 +2480,17 @@ static void replay_rest(struct str torn) {
     if (ftruncate(logfile.fd, logfile.size) < 0) replay_die(options[DATA].text);
 }
 
-/* FILE.bad gets the bad lines, after those that it may have, and FILE.kvss-new, with the others, becomes
- * FILE. In this order: no line is ever in neither. */
+/* FILE.bad gets the bad lines, after those that it may have, and FILE.kvss-new, with the others,
+ * becomes FILE. In this order: no line is ever in neither. FILE.bad may be there already, as a link
+ * to somebody else's file, or as a FIFO, where open() would wait. */
 static void replay_repair(void) {
     char *path = path_join(logfile.path, ".bad");
-    int fd = open(path, O_WRONLY | O_CREAT, S_IRUSR | S_IWUSR);
+    int flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK;
+    if (!file_is_apart(path)) {
+        errno = EEXIST;
+        replay_die(path);
+    }
+    int fd = open(path, flags, S_IRUSR | S_IWUSR);
     off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
     if (end < 0 || !write_at(fd, buf_str(&replay.put_aside), end) || fsync(fd) < 0 ||
         !folder_sync())

@@ -36,7 +36,7 @@ data() {
 
 # fails STATUS MESSAGE WORD...: kvss with these words ends so, having said just this.
 fails() {
-    run timeout 60 "$KVSS" --port 0 "${@:3}"
+    run timeout -s KILL 60 "$KVSS" --port 0 "${@:3}"
     printed "kvss: $2"
     [ "$status" = "$1" ]
 }
@@ -320,6 +320,21 @@ says_log() {
     replies 'KV/1.0 GET c' '404 NOT_FOUND' 'KV/1.0 GET b' '200 OK 2' 'KV/1.0 PUT d 4' '201 CREATED'
     data 'KV/1.0 PUT a 1' 'KV/1.0 PUT b 2' 'KV/1.0 PUT d 4'
     [ ! -e "$DATA.kvss-new" ]
+}
+
+@test "--repair: FILE.bad is a regular file or none, and is not another name of FILE; or nothing is changed" {
+    printf '%s\nKV/1.0 PUT a 1\nx\nKV/1.0 PUT b 2\n' "$HEADER" >"$DATA"
+    cp "$DATA" "$DATA.before"
+    echo precious >"$DATA.other"
+    for make in 'mkfifo' 'mkdir' "ln -s $DATA.other" "ln -s $DATA.none" "ln -s $DATA" "ln $DATA" 'ln -s /dev/null'; do
+        $make "$DATA.bad"
+        fails 1 "$DATA.bad: this file is in the way; move it" --data "$DATA" --repair
+        cmp "$DATA" "$DATA.before"
+        [ "$(cat "$DATA.other")" = precious ] && [ ! -e "$DATA.none" ] && [ ! -e "$DATA.kvss-new" ]
+        rm -r "$DATA.bad"
+    done
+    serve --data "$DATA" --repair
+    [ "$(cat "$DATA.bad")" = x ]
 }
 
 # bats test_tags=crypt
