@@ -599,6 +599,7 @@ static struct client {
     /* Beyond the lab: */
     bool manager;            /* AUTH has made it one */
     int failures;            /* of AUTH */
+    uint64_t ticket;         /* its place in the queue of those who wait for AUTH, or 0 */
     struct mailbox *mailbox; /* that it holds, or NULL */
     bool pads;               /* it has sent a frame of full length */
     size_t padding;          /* bytes that the last frame lacked */
@@ -622,6 +623,10 @@ static struct {
     int top;               /* no client has a higher descriptor */
     int turn;              /* the descriptor that comes first in the next turn */
     bool slow;             /* a slow request was run in this turn of the loop */
+    uint64_t auth_at;      /* the next password may be tried: no earlier */
+    uint64_t tickets;      /* drawn so far, see AUTH */
+    int waiting;           /* clients that hold a ticket */
+    struct client *trying; /* whose turn it is with AUTH, or NULL */
     bool read_only;        /* what would change the shared store can't be logged, and gets 500 */
     sigset_t signals;      /* blocked while pselect() waits: not those that stop */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
@@ -871,12 +876,14 @@ static enum status command_ttl(struct request *r) {
  *
  * The file of --managers has no passwords, only hashes of them (POSIX, crypt()): nobody gets from
  * the hash back to the password but by guessing, and to hash one guess takes milliseconds. For that
- * time the loop serves nobody. So guesses are limited, for each client and for all together. */
+ * time the loop serves nobody. So one guess is made each CHECK_MS, whoever asks. Clients that ask
+ * wait in a queue, with one guess each: who guesses on can't keep others out, only make them wait
+ * for one guess of each. After three failures a connection ends, and a new one is last again. */
 
 enum {
     PASSWORD_MAX = 250, /* bytes: to hash more takes longer */
     FAILURES_MAX = 3,   /* of AUTH, on one connection */
-    CHECKS_MAX = 10,    /* passwords hashed in any second, whoever asks */
+    CHECK_MS = 40,      /* from one guess to the next: of 100 clients, the last waits 4 s */
     SWEEP_MAX = 1024,   /* slots freed in a turn; a table that's begun is finished */
 };
 
@@ -995,14 +1002,33 @@ static enum status command_whoami(struct request *r) {
     return OK;
 }
 
+/* Puts the client at the end of the queue, unless it is in the queue. */
+static void auth_queue(struct client *c) {
+    if (c->ticket) return;
+    c->ticket = ++server.tickets;
+    server.waiting++;
+}
+
+static void auth_leave(struct client *c) {
+    if (!c->ticket) return;
+    c->ticket = 0;
+    server.waiting--;
+}
+
+/* The first of the queue, or NULL. */
+static struct client *auth_first(void) {
+    struct client *first = NULL;
+    for (struct client *c = clients; server.waiting && c <= clients + server.top; c++)
+        if (c->ticket && (!first || c->ticket < first->ticket)) first = c;
+    return first;
+}
+
 static enum status command_auth(struct request *r) {
-    static uint64_t checks[CHECKS_MAX]; /* when the last were made, or 0; the oldest is next */
-    static unsigned next;
     struct client *c = r->client;
     if (r->value.len > PASSWORD_MAX) return BAD_REQUEST;
-    if (checks[next] && server.now - checks[next] < 1000) return TOO_MANY_REQUESTS;
-    checks[next] = server.now;
-    next = (next + 1) % CHECKS_MAX;
+    if (c != server.trying) return TOO_MANY_REQUESTS; /* kvss stops, and it had to wait */
+    server.trying = NULL;
+    server.auth_at = server.now + CHECK_MS;
     server.slow = true;
     enum status status = manager_check(r->key, r->value);
     if (status == SERVER_ERROR) return status;
@@ -1761,7 +1787,13 @@ static enum status request_run(struct request *r) {
 
 /* Of those that take milliseconds, a turn of the loop runs one, whoever asks for more. */
 static bool request_is_slow(const struct request *r) {
-    return r->command && (r->command->run == command_list || r->command->run == command_auth);
+    return r->command && r->command->run == command_list;
+}
+
+/* A password is not tried before it is the client's turn. When kvss stops, nobody waits. */
+static bool request_has_to_wait(const struct request *r) {
+    bool is_auth = r->command && r->command->run == command_auth && r->status == OK;
+    return is_auth && r->client != server.trying && !server.stopping;
 }
 
 /* What of a line may be logged. A password must not be, even if what came before it is misspelt, or
@@ -2655,6 +2687,7 @@ static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost 
 
 static void client_close(struct client *c, const char *why) {
     mailbox_leave(c);
+    auth_leave(c);
     event("disconnect", c->name, str_of(why));
     close(client_fd(c));
     store_close(c->store);
@@ -2781,10 +2814,16 @@ static void client_touch_keys(const struct client *c, const struct request *requ
     (void)touched;
 }
 
-/* False: it has to wait, for room for the reply, or because it's one more slow request. */
+/* False: it has to wait, for room for the reply, for its turn with AUTH, or because it's one more
+ * slow request. */
 static bool client_run_request(struct client *c, struct request *r) {
     if (c->out.len >= OUTPUT_MAX || !buf_reserve(&c->out, REPLY_ROOM)) return false;
     if (server.slow && !c->skipping && request_is_slow(r)) return false;
+    if (!c->skipping && request_has_to_wait(r)) {
+        auth_queue(c);
+        return false;
+    }
+    auth_leave(c);
     if (!c->skipping) client_answer(c, r);
     c->skipping = false;
     return true;
@@ -2848,6 +2887,11 @@ static bool client_is_sending(const struct client *c) {
     return c->pending || c->out.len || (c->mailbox && c->mailbox->first);
 }
 
+/* It waits for its turn with AUTH, and nothing can be done for it before. */
+static bool client_waits(const struct client *c) {
+    return c->ticket && !c->out.len && !server.stopping;
+}
+
 /* Nothing waits to be sent to it but messages: or those who send them could keep it from being
  * read. */
 static bool client_is_read(const struct client *c) {
@@ -2872,6 +2916,7 @@ static bool client_is_busy(const struct client *c) {
 /* When to close it, or NEVER. Half a line is no sign of life, or a byte now and then would be. */
 static uint64_t client_deadline(const struct client *c) {
     if (c->phase == LINGERING) return c->active;
+    if (c->ticket) return NEVER; /* it's kvss that lets it wait */
     long seconds = options[TIMEOUT].value;
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
@@ -3001,6 +3046,7 @@ static void loop_attend(void) {
 static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     uint64_t until = server.stop_by ? server.stop_by : NEVER;
     if (expiry_next(&store) < until) until = expiry_next(&store);
+    if (server.waiting && server.auth_at < until) until = server.auth_at;
     if (log_next() < until) until = log_next();
     if (compact_next() < until) until = compact_next();
     FD_ZERO(readable);
@@ -3015,7 +3061,7 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     for (int i = 0; i < attended.len; i++) {
         int fd = attended.fds[i];
         struct client *c = &clients[fd];
-        if (client_is_sending(c)) FD_SET(fd, writable);
+        if (client_is_sending(c) && !client_waits(c)) FD_SET(fd, writable);
         if (client_is_read(c)) FD_SET(fd, readable);
         if (client_deadline(c) < until) until = client_deadline(c);
         if (expiry_next(c->store) < until) until = expiry_next(c->store);
@@ -3090,6 +3136,17 @@ static void loop_serve(struct client *c, const fd_set *readable, const fd_set *w
     if ((can_read || can_write) && !was_slow) server.turn = fd + 1;
 }
 
+/* Lets the first of the queue try a password, when it's time. This comes before all else in a turn:
+ * AUTH is the slow request of this turn, so that nobody's LIST can keep it out. */
+static void loop_auth(void) {
+    struct client *c = server.now >= server.auth_at ? auth_first() : NULL;
+    if (!c) return;
+    auth_leave(c);
+    server.trying = c;
+    client_run(c);
+    server.trying = NULL;
+}
+
 /* Sends what there is, and sees to what time has brought. */
 static void loop_send(struct client *c) {
     expiry_step(c->store);
@@ -3107,6 +3164,7 @@ static void loop_turn(void) {
     for (int wire = 0; wire < WIRES; wire++)
         if (server.listeners[wire] >= 0 && FD_ISSET(server.listeners[wire], &readable))
             loop_accept((enum wire)wire);
+    loop_auth();
     while (first < attended.len && attended.fds[first] < server.turn) first++;
     for (int i = 0; i < attended.len; i++)
         loop_serve(attended_client(first + i), &readable, &writable);
