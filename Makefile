@@ -63,7 +63,7 @@ faults:   ; @tests/faults/run.bash
 fuzz:     ; @tests/fuzz/run.bash
 soak:     ; @tests/soak/soak.py --kvss ./kvss --seconds $${SECONDS:-900} $${SEED:+--seed $$SEED}
 attacks:  ; @tests/soak/attacks.bash
-labs:     ; @tests/labs.bash
+labs:     ; @tests/book/labs.bash
 demo:     ; @docs/figures/demo.bash
 
 install: all

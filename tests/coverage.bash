@@ -17,10 +17,10 @@ for program in kvss kvss_client; do
 done
 
 status=0
-files=(tests/) # but tests with the tag own, which bring programs of their own
+files=(tests/)
 [ -z "${QUICK-}" ] || files=(tests/{client,expiry,frames,protocol,server}.bats)
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client CRASH=USR1 PATIENCE=5 BATS_TEST_TIMEOUT=600 \
-    bats --jobs 2 --filter-tags '!own' "${files[@]}" || status=$?
+    bats --jobs 2 "${files[@]}" || status=$?
 [ -n "${QUICK-}" ] || tests/faults/sweep.py "$FOLDER/kvss" || status=$?
 [ -n "${QUICK-}" ] || KVSS=$FOLDER/kvss tests/faults/client.py "$FOLDER/kvss_client" || status=$?
 

@@ -8,7 +8,7 @@ HEADER='# kvss data 1: the changes of a store, as requests'
 
 setup_file() {
     if [ -x "$(command -v cc)" ]; then
-        "$BATS_TEST_DIRNAME/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
+        "$ROOT/tests/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
     fi
 }
 

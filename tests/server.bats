@@ -103,14 +103,6 @@ fails() {
     [ "$output" = "$("$KVSS" -h)" ]
 }
 
-@test "every option of --help is used in a test" {
-    for option in $("$KVSS" --help | sed -n 's/^  -., \(--[a-z-]*\).*/\1/p'); do
-        grep -q -e "^ .*$option\b" "$ROOT"/tests/{server,protocol,log,roles,frames}.bats \
-            "$ROOT"/docs/labs/*/lab.bats ||
-            { echo "no test uses $option" >&2; false; }
-    done
-}
-
 @test "--version" {
     run "$KVSS" --version
     [[ $output =~ ^'kvss '[0-9]+\.[0-9]+\.[0-9]+$ ]]

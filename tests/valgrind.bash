@@ -29,8 +29,7 @@ END
     chmod +x "$FOLDER/$program"
 done
 
-# Not run: tests with the tag own, which bring programs of their own; with the tag load, which would
-# take an hour; with the tag timing, in which kvss has a second for what takes it longer here; with
+# Not run: tests with the tag timing, in which kvss has a second for what takes it longer here; with
 # the tag process, which look for the client by its name, or stop it by Ctrl-Z, where valgrind goes
 # on, or close its stdin, which valgrind keeps from it. Tests that measure memory and time, or have
 # calls fail by a shared object, see that they can't (instrumented and faulty, in the tests).
@@ -38,7 +37,7 @@ files=(tests/)
 [ -z "${QUICK-}" ] || files=(tests/{frames,protocol}.bats)
 status=0
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=10 BATS_TEST_TIMEOUT=1200 \
-    bats --jobs 2 --filter-tags '!own,!load,!timing,!process' "${files[@]}" || status=$?
+    bats --jobs 2 --filter-tags '!timing,!process' "${files[@]}" || status=$?
 
 reports=$(find "$FOLDER/reports" -type f -size +0)
 if [ -z "$reports" ]; then

@@ -2,7 +2,7 @@
 # What the tests of the labs share: those of the suite, and a build that is up to date.
 
 load ../../../tests/helper
-load ../../../tests/follow
+load ../../../tests/book/follow
 
 setup_file() {
     export BATS_TEST_TIMEOUT=${BATS_TEST_TIMEOUT-120}

@@ -1,8 +1,7 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # The page for those who run kvss: what it shows is so, and systemd takes the unit.
 
-load helper
+load ../helper
 load follow
 
 setup() { fresh_copy; }

@@ -1,11 +1,10 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # Every command and every output on the pages is run and compared; options, statuses, verbs and links
 # are checked against what they are about.
 
 # shellcheck disable=SC2016 # these are backquotes of Markdown
 
-load helper
+load ../helper
 load follow
 
 setup() { fresh_copy; }
@@ -65,7 +64,7 @@ spans() {
 # followed PAGE KIND: whether a test follows such a block of the page. In the chapters, what is of
 # no kind is a drawing.
 followed() {
-    local tests=("$ROOT"/tests/*.bats "$ROOT"/docs/labs/*/lab.bats)
+    local tests=("$ROOT"/tests/book/*.bats "$ROOT"/docs/labs/*/lab.bats)
     case $2 in
     kv | 'kv '* | console)
         grep -q -F -e "check_page $1" -e "check_page \"${1%/*}/\${page##*/}\"" "${tests[@]}" ;;
@@ -173,6 +172,19 @@ described_in() {
     done
 }
 
+@test "the client's help has each request of kvss" {
+    for verb in $("$KVSS" --help | sed -n 's/^  KV\/1\.0 \([A-Z]*\).*/\1/p'); do
+        "$KVSS_CLIENT" --help | grep -q "^  ${verb,,}" || { echo "no $verb" >&2; false; }
+    done
+}
+
+@test "every option of kvss is used in a test" {
+    for option in $("$KVSS" --help | sed -n 's/^  -., \(--[a-z-]*\).*/\1/p'); do
+        grep -q -e "^ .*$option\b" "$ROOT"/tests/*.bats "$ROOT"/docs/labs/*/lab.bats ||
+            { echo "no test uses $option" >&2; false; }
+    done
+}
+
 @test "the man pages are sound" {
     command -v mandoc >/dev/null || skip "mandoc is needed: apt-get install mandoc"
     mandoc -Tlint -Wwarning "$ROOT"/docs/*.1
@@ -207,7 +219,7 @@ various() {
 
 @test "the grammar of docs/protocol.md takes the requests that kvss takes, and what it answers" {
     # in_grammar RULE
-    in_grammar() { perl "$ROOT/tests/grammar.pl" rules "$1"; }
+    in_grammar() { perl "$ROOT/tests/book/grammar.pl" rules "$1"; }
     cd "$BATS_TEST_TMPDIR"
     block docs/protocol.md abnf >rules
     various >requests

@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # Clients that are not ours: the same session through each, by its command in docs/testing.md.
 
-load helper
+load ../helper
 
 SESSION=$'KV/1.0 PUT city Hà Nội, Việt Nam\nKV/1.0 GET city\nKV/1.0 GET nothing\nGET city\nKV/1.0 QUIT\n'
 REPLIES=$'201 CREATED\n200 OK Hà Nội, Việt Nam\n404 NOT_FOUND\n426 UPGRADE_REQUIRED\n200 OK bye\n'

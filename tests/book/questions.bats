@@ -1,11 +1,10 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # The questions and answers: every command does what the pages show, in both languages, and both
 # pages say the same.
 
 # shellcheck disable=SC2016 # these are backquotes of Markdown
 
-load helper
+load ../helper
 load follow
 
 ENGLISH=docs/questions.md

@@ -1,10 +1,9 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # The teacher's page and the way through the book: what they show, and that what they name is there.
 
 # shellcheck disable=SC2016 # a student's program has a $1
 
-load helper
+load ../helper
 load follow
 
 setup() {

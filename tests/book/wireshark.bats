@@ -1,9 +1,8 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # docs/kvss.lua reads packets as kvss reads the stream: tried with tshark on the session that is
 # kept, on one captured now, and on packets made here, cut and mixed as a network might do it.
 
-load helper
+load ../helper
 load follow
 
 setup() {

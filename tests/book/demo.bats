@@ -1,8 +1,7 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # make demo: it runs, and the picture of it shows what it prints.
 
-load helper
+load ../helper
 load follow
 
 # demo: the lines of it as they are now, without spaces, which the picture has lost, and with ? for

@@ -1,20 +1,19 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # Calls of kvss fail, one in each session: the short form of faults/sweep.py and faults/client.py.
 # `make faults` makes every call fail that can.
 
-load helper
+load ../helper
 
 setup_file() {
     command -v python3 >/dev/null || skip "python3 is needed"
     command -v openssl >/dev/null || skip "openssl is needed"
     [ -x "$(command -v cc)" ] || skip "a C compiler is needed"
-    "$BATS_TEST_DIRNAME/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
+    "$ROOT/tests/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
 }
 
 # sweep VARIANT
 sweep() {
-    "$BATS_TEST_DIRNAME/faults/sweep.py" --short --variant "$1" "$BATS_FILE_TMPDIR/kvss"
+    "$ROOT/tests/faults/sweep.py" --short --variant "$1" "$BATS_FILE_TMPDIR/kvss"
 }
 
 @test "a fault in each session: two clients, and FILE that is synced always and written anew" {
@@ -34,8 +33,8 @@ sweep() {
 }
 
 @test "a fault in each session: the client, once, in a batch and at the prompt" {
-    KVSS_SOURCE=kvss_client.c "$BATS_TEST_DIRNAME/faults/build.bash" "$BATS_TEST_TMPDIR/kvss_client"
-    KVSS=$BATS_FILE_TMPDIR/kvss "$BATS_TEST_DIRNAME/faults/client.py" --short "$BATS_TEST_TMPDIR/kvss_client"
+    KVSS_SOURCE=kvss_client.c "$ROOT/tests/faults/build.bash" "$BATS_TEST_TMPDIR/kvss_client"
+    KVSS=$BATS_FILE_TMPDIR/kvss "$ROOT/tests/faults/client.py" --short "$BATS_TEST_TMPDIR/kvss_client"
 }
 
 @test "setitimer() fails: while some are busy, the others are served all the same" {

@@ -1,11 +1,10 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # The labs in docs/labs are whole: each has a page, tests and a model. Whether these do what they
 # should, make labs checks.
 
 # shellcheck disable=SC2016 # these are backquotes of Markdown
 
-load helper
+load ../helper
 load follow
 
 # missing WHAT WHERE
@@ -81,4 +80,19 @@ setup() { cd "$ROOT/docs/labs" || return; }
     cd "$ROOT"
     run eval "$(grep -o '`grep [^`]* kvss.c`' docs/labs/8-poll/README.md | tr -d '`')"
     [[ $output == *'[FD_SETSIZE]'* ]]
+}
+
+@test "docs/labs/0-hello: a changed reply makes tests of the protocol fail, which say what came" {
+    fresh_copy
+    cp -R "$ROOT/tests" "$COPY"
+    cd "$COPY"
+    unset KVSS KVSS_CLIENT
+    sed -i.before 's/STR("bye")/STR("see you")/' kvss.c
+    run eval "$(block docs/labs/0-hello/README.md change)"
+    [[ $status = 1 && $output == *'200 OK bye'*'200 OK see you'* ]]
+    mv kvss.c.before kvss.c
+    patch -p1 <docs/labs/0-hello/model.patch
+    make -s
+    eval "$(block docs/labs/0-hello/README.md check | sed -n 1p)"
+    [[ $(block docs/labs/0-hello/README.md check | sed -n 2p) == 'bats tests/ '* ]] # it takes a while
 }

@@ -1,8 +1,7 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # The inputs that fuzzing has kept (see tests/fuzz), and its dictionary.
 
-load helper
+load ../helper
 
 # replay ENTRY: no input of the corpus breaks kvss, or what must be so in it.
 replay() {

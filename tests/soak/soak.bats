@@ -1,9 +1,8 @@
 #!/usr/bin/env bats
-# bats file_tags=load
 # A short soak, and the attacks in small: that others are served meanwhile, in whatever time it
 # takes. make soak and make attacks are the long ones.
 
-load helper
+load ../helper
 
 setup() {
     [ "$(uname)" = Linux ] || skip "epoll() and /proc are needed"

@@ -1,9 +1,8 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # docs/tour.md and the pages of the chapters: their commands do what they show, their pictures are
 # of this program, and they name what there is.
 
-load helper
+load ../helper
 load follow
 
 setup() {

@@ -1,10 +1,9 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # tests/grade.sh gives full marks to kvss, and to other servers what they are worth.
 
 # shellcheck disable=SC2016 # programs of students have a $1
 
-load helper
+load ../helper
 load follow
 
 setup() {

@@ -1,10 +1,9 @@
 #!/usr/bin/env bats
-# bats file_tags=own
 # docs/outgrowing.md: a store that moves to other servers has the same keys, values and deadlines
 # there.
 
 # shellcheck disable=SC2153,SC2016 # PORT is set by serve; $3 is a word of Redis
-load helper
+load ../helper
 load follow
 
 setup() {
@@ -44,7 +43,7 @@ free_port() {
 # and values may have, and a file of the keys. The server goes on.
 random_data() {
     serve --data "$DATA"
-    awk -v seed=7 -v n=20000 -f "$BATS_TEST_DIRNAME/generate.awk" | grep -a '^KV/1.0 [PD]' |
+    awk -v seed=7 -v n=20000 -f "$ROOT/tests/generate.awk" | grep -a '^KV/1.0 [PD]' |
         awk 'NR % 3 { sub(/^[^ ]* [^ ]* [^ ]*/, "&" (NR % 1000)) } { print }' >"$COPY/requests"
     sed -n 's/^KV\/1.0 PUT \([^ ]*\) .*/\1/p' "$COPY/requests" | sort -u >"$COPY/keys"
     awk '{ print "KV/1.0 PUT", "-a\\\"'"'"'$*%s" NR, NR % 3 ? "$5" : "\\n \"" }' "$COPY/keys" \
@@ -158,7 +157,7 @@ END
     serve --data "$DATA"
     local kvss=$PORT name server peer
     { echo 'KV/1.0 PUT gone x'; echo 'KV/1.0 DEL gone'
-        awk -v seed=3 -v n=400 -f "$BATS_TEST_DIRNAME/generate.awk" | grep -a '^KV/1.0 [PD]'
+        awk -v seed=3 -v n=400 -f "$ROOT/tests/generate.awk" | grep -a '^KV/1.0 [PD]'
         printf '%s\n' "KV/1.0 PUT -a\"'\$*%s  - \"% "; } | talk >/dev/null
     sed -n 's/^KV\/1.0 PUT \([^ ]*\) .*/\1/p' "$DATA" | sort -u >"$COPY/keys"
     free_port
