@@ -4,11 +4,17 @@
 
 load ../helper
 
+# bats 1.8 takes a skip in setup_file for a failure.
 setup_file() {
+    if [ -x "$(command -v cc)" ]; then
+        "$ROOT/tests/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
+    fi
+}
+
+setup() {
     command -v python3 >/dev/null || skip "python3 is needed"
     command -v openssl >/dev/null || skip "openssl is needed"
-    [ -x "$(command -v cc)" ] || skip "a C compiler is needed"
-    "$ROOT/tests/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
+    [ -x "$BATS_FILE_TMPDIR/kvss" ] || skip "a C compiler is needed"
 }
 
 # sweep VARIANT
