@@ -24,7 +24,7 @@ dial() {
 
 # gets FD VERB [ARGUMENTS]: the next 1,024 bytes are just this frame.
 gets() {
-    timeout 20 head -c 1024 <&"$1" >"$BATS_TEST_TMPDIR/got"
+    timeout 200 head -c 1024 <&"$1" >"$BATS_TEST_TMPDIR/got"
     padded "${@:2}" | cmp - "$BATS_TEST_TMPDIR/got" || {
         printf 'expected %s, but got %s\n' "${*:2}" "$(tr '\0' '~' <"$BATS_TEST_TMPDIR/got" | cut -c 1-80)" >&2
         return 1
@@ -34,7 +34,7 @@ gets() {
 # frames VERB ARGUMENTS REPLY ARGUMENTS: a connection of its own, with nc, for one frame.
 frames() {
     know_nc
-    frame "$1" "$2" | timeout 20 nc "${NC_CLOSE[@]}" 127.0.0.1 "$FRAMES" >"$BATS_TEST_TMPDIR/got"
+    frame "$1" "$2" | timeout 200 nc "${NC_CLOSE[@]}" 127.0.0.1 "$FRAMES" >"$BATS_TEST_TMPDIR/got"
     padded "$3" "${4-}" | cmp - "$BATS_TEST_TMPDIR/got"
 }
 
@@ -242,7 +242,7 @@ terminal() {
     frame connect bob >&"$FD";                 gets "$FD" ok
     ask "KV/1.0 SEND bob $long"
     for ((got = 0; got < ${#long}; )); do
-        text=$(timeout 20 head -c 1024 <&"$FD" | tail -c +16 | tr -d '\0')
+        text=$(timeout 200 head -c 1024 <&"$FD" | tail -c +16 | tr -d '\0')
         [ "$text" = "${long:got:${#text}}" ]
         iconv -f UTF-8 -t UTF-8 <<<"$text" >/dev/null
         got=$((got + ${#text}))
@@ -339,7 +339,7 @@ terminal() {
         mv "$BATS_TEST_TMPDIR/twice" "$BATS_TEST_TMPDIR/requests"
     done
     cp "$BATS_TEST_TMPDIR/requests" "$BATS_TEST_TMPDIR/wanted"
-    timeout 60 nc "${NC_CLOSE[@]}" 127.0.0.1 "$FRAMES" <"$BATS_TEST_TMPDIR/requests" |
+    timeout 600 nc "${NC_CLOSE[@]}" 127.0.0.1 "$FRAMES" <"$BATS_TEST_TMPDIR/requests" |
         cmp - "$BATS_TEST_TMPDIR/wanted"
 }
 
@@ -359,13 +359,13 @@ terminal() {
 @test "whoever is sent messages without end can still ask" {
     serve_frames --quiet
     ask 'KV/1.0 CREATE bob'
-    (yes 'KV/1.0 SEND bob x' | timeout 60 nc 127.0.0.1 "$PORT" >/dev/null 2>&1) 3>&- &
+    (yes 'KV/1.0 SEND bob x' | timeout 600 nc 127.0.0.1 "$PORT" >/dev/null 2>&1) 3>&- &
     flood=$!
     dial
     frame connect bob >&"$FD"
-    timeout 20 grep -z -q -m 1 '^string$' <&"$FD"
+    timeout 200 grep -z -q -m 1 '^string$' <&"$FD"
     frame list >&"$FD"
-    timeout 20 grep -z -q -m 1 '^list$' <&"$FD"
+    timeout 200 grep -z -q -m 1 '^list$' <&"$FD"
     sends() { ask 'KV/1.0 STATS all' | sed 's/.* SEND=\([0-9]*\) .*/\1/'; }
     before=$(sends)
     more() { [ "$(sends)" -gt "$before" ]; } # the flood goes on

@@ -7,11 +7,12 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 KVSS=${KVSS:-$ROOT/kvss}
 KVSS_CLIENT=${KVSS_CLIENT:-$ROOT/kvss_client}
 export LC_ALL=C ASAN_OPTIONS=${ASAN_OPTIONS-detect_leaks=1}
-PATIENCE=${PATIENCE:-1} # times as long a wait, for servers that are slowed down
+PATIENCE=${PATIENCE:-10} # how many times as long to wait as a quiet machine needs
 SERVERS=()
 LOGS=0
 
-# wait_until SECONDS COMMAND...: until the command succeeds; fails after so many seconds.
+# wait_until SECONDS COMMAND...: until the command succeeds. SECONDS are enough on a quiet machine; it
+# fails after PATIENCE times as many.
 wait_until() {
     local end=$((SECONDS + $1 * PATIENCE + 1))
     shift

@@ -174,7 +174,7 @@ stat() {
 
 @test "one client's flood does not starve the rest" {
     start
-    (yes 'KV/1.0 PUT flood value' | timeout 60 nc 127.0.0.1 "$PORT" >/dev/null 2>&1) 3>&- &
+    (yes 'KV/1.0 PUT flood value' | timeout 600 nc 127.0.0.1 "$PORT" >/dev/null 2>&1) 3>&- &
     flood=$!
     busy() { [ "$(stat served)" -gt 10000 ]; }
     wait_until 20 busy

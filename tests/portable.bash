@@ -85,7 +85,7 @@ if [ -n "${QUICK-}" ]; then
     others=(tests/{client,expiry,frames,protocol}.bats)
     same_libc=(tests/protocol.bats) emulated=(tests/protocol.bats)
 fi
-export PATIENCE=5 BATS_TEST_TIMEOUT=600 # qemu is slow, and all of this at once, too
+export PATIENCE=50 BATS_TEST_TIMEOUT=6000 # qemu is slow, and all of this at once, too
 run musl '!glibc,!shim' "${others[@]}"
 run gcc-m32 '!crypt,!shim' "${others[@]}"
 run gcc '' "${same_libc[@]}"

@@ -13,7 +13,7 @@ setup() {
 # be drawn last. The terminal is 80 columns wide, UTF-8, and knows no answers of its own.
 at_terminal() {
     cat >"$BATS_TEST_TMPDIR/script" <<'TCL'
-set timeout 20
+set timeout 2000
 set stty_init "rows 24 cols 80"
 fconfigure stdout -encoding utf-8
 encoding system utf-8
@@ -51,7 +51,7 @@ pretend() {
     know_nc
     [ ${#NC_LISTEN[@]} -gt 0 ] || skip "this nc can't listen on 127.0.0.1 only"
     mkfifo "$BATS_TEST_TMPDIR/replies"
-    timeout 60 nc "${NC_LISTEN[@]}" <>"$BATS_TEST_TMPDIR/replies" >"$BATS_TEST_TMPDIR/heard" 3>&- &
+    timeout 600 nc "${NC_LISTEN[@]}" <>"$BATS_TEST_TMPDIR/replies" >"$BATS_TEST_TMPDIR/heard" 3>&- &
     PRETENDS=$!
     echo "$1" >"$BATS_TEST_TMPDIR/replies"
     listening() { ss -tlnH "sport = :$PORT" | grep -q .; }
@@ -456,12 +456,14 @@ KV/1.0 PUT a 10'
 }
 
 @test "--file on a terminal: a progress line for a long load" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     serve
     seq 1 1000 | sed 's/.*/put k& v/' >"$BATS_TEST_TMPDIR/requests"
     kill -s STOP "$PID"
     at_terminal '
         spawn -noecho sh -c "$env(SHELL_COMMAND) --file '"$BATS_TEST_TMPDIR"'/requests >/dev/null"
-        sleep 1.5 ;# the line is for what takes longer than a second
+        while {[exec ss -tnH "dport = :$env(PORT)"] eq ""} { after 10 }
+        sleep 2.5 ;# the line is for what takes longer than a second
         exec kill -CONT '"$PID"'
         see "1000 replies, 100 % of the file"
         exit [closed]'

@@ -3,7 +3,7 @@
 
 setup_suite() {
     bats_require_minimum_version 1.5.0
-    export BATS_TEST_TIMEOUT=${BATS_TEST_TIMEOUT-120} # seconds; bats from 1.8 on minds it
+    export BATS_TEST_TIMEOUT=${BATS_TEST_TIMEOUT-1200} # seconds; bats from 1.8 on minds it
     if ! command -v nc >/dev/null; then
         echo "The tests need nc: apt-get install netcat-openbsd" >&2
         return 1

@@ -36,7 +36,7 @@ done
 files=(tests/)
 [ -z "${QUICK-}" ] || files=(tests/{frames,protocol}.bats)
 status=0
-KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=10 BATS_TEST_TIMEOUT=1200 \
+KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=100 BATS_TEST_TIMEOUT=6000 \
     bats --jobs 2 --filter-tags '!timing,!process' "${files[@]}" || status=$?
 
 reports=$(find "$FOLDER/reports" -type f -size +0)

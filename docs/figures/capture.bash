@@ -47,7 +47,7 @@ first_connection() {
     says "$FD" 'KV/2.0 GET user42' '426 UPGRADE_REQUIRED'
     says "$FD" 'KV/1.0 POTT user42 Alice' '400 BAD_REQUEST'
     says "$FD" 'KV/1.0 QUIT' '200 OK bye'
-    timeout 20 cat <&"$FD" # nothing, and the end of the stream
+    timeout 200 cat <&"$FD" # nothing, and the end of the stream
     hang_up "$FD"
 }
 

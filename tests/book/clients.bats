@@ -26,7 +26,7 @@ know() {
 holds() {
     know "$1"
     printf '%s' "$SESSION" >"$BATS_TEST_TMPDIR/session"
-    timeout 60 bash -c "$COMMAND" <"$BATS_TEST_TMPDIR/session" >"$BATS_TEST_TMPDIR/replies"
+    timeout 600 bash -c "$COMMAND" <"$BATS_TEST_TMPDIR/session" >"$BATS_TEST_TMPDIR/replies"
     printf '%s' "$REPLIES" | diff - "$BATS_TEST_TMPDIR/replies"
 }
 
@@ -45,7 +45,7 @@ holds() {
     know telnet
     printf '%s' "$SESSION" >"$BATS_TEST_TMPDIR/session"
     expect -c "
-        set timeout 20
+        set timeout 200
         spawn $COMMAND
         expect {Escape character is} {} timeout { exit 1 }
         while {[gets stdin line] >= 0} {

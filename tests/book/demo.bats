@@ -51,7 +51,7 @@ shows() {
 
 @test "docs/figures/demo.svg is recorded by docs/figures/record.bash" {
     command -v termtosvg >/dev/null || skip "termtosvg is needed: apt-get install termtosvg"
-    PACE=0.01 run timeout 100 "$ROOT/docs/figures/record.bash" "$BATS_TEST_TMPDIR/demo.svg"
+    PACE=0.01 run timeout 1000 "$ROOT/docs/figures/record.bash" "$BATS_TEST_TMPDIR/demo.svg"
     [ "$status" = 0 ]
     # At this pace lines may have come and gone between two frames, but not the last ones.
     picture "$BATS_TEST_TMPDIR/demo.svg" | grep -q '^200OKbye$'

@@ -23,7 +23,7 @@ setup() { fresh_copy; }
     command=$(grep -o 'telnet [0-9.]* 9000' "$ROOT/README.md")
     serve
     run expect -c "
-        set timeout 20
+        set timeout 200
         spawn ${command/9000/$PORT}
         expect {Connected to} {} timeout { exit 1 } eof { exit 1 }
         foreach {request reply} {

@@ -68,7 +68,7 @@ answers() {
 redis_answers() {
     awk -v verb="$1" 'BEGIN { ORS = "\r\n" }
         { print "*2"; print "$" length(verb); print verb; print "$" length; print }' "$COPY/keys" |
-        timeout 60 socat -t 10 - "UNIX-CONNECT:$SOCKET" |
+        timeout 600 socat -t 10 - "UNIX-CONNECT:$SOCKET" |
         awk '{ sub(/\r$/, "") }
             body { print "200 OK " $0; body = 0; next }
             /^:-2$/ || /^\$-1$/ { print "404 NOT_FOUND"; next }

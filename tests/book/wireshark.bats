@@ -146,7 +146,7 @@ LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
     serve
     connect
     says "$FD" 'KV/1.0 QUIT' '200 OK bye'
-    timeout 20 cat <&"$FD"
+    timeout 200 cat <&"$FD"
     hang_up "$FD"
     wait_until 20 waits server
     serve

@@ -33,7 +33,7 @@ survives() {
     "$ROOT/tests/soak/attackers.py" "$1" "$PORT" "${@:2}" >ready 3>&- &
     attacker=$!
     exec 8<ready
-    read -r -t 60 -u 8 line
+    read -r -t 600 -u 8 line
     [ "$line" = ready ]
     others "${OTHERS[@]}"
     kill "$attacker"

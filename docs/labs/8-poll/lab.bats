@@ -60,7 +60,7 @@ each_gets() {
     start --max-clients 1100
     open_all 1100
     each_gets '404 NOT_FOUND'
-    run timeout 60 nc 127.0.0.1 "$PORT" </dev/null
+    run timeout 600 nc 127.0.0.1 "$PORT" </dev/null
     printed '503 SERVICE_UNAVAILABLE'
 }
 
