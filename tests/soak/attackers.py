@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """attackers: what hostile clients do to a server, until SIGTERM.
 
-    attackers.py ATTACK PORT COUNT [KEYS PID]
+    attackers.py ATTACK PORT COUNT [KEYS PID | USAGE]
 
 Says "ready" when the attack is in place, and at the end what came of it. COUNT is how many
-connections, users or keys; KEYS is a file of keys, a line each, and PID the server's."""
+connections, users or keys; KEYS is a file of keys, a line each, and PID the server's; USAGE is a
+line of kvss --help, such as "EXPIRE key seconds"."""
 import os
 import selectors
 import signal
@@ -195,7 +196,99 @@ def leaves(port, count):
     forever()
 
 
-ATTACKS = [slowloris, deaf, turns, auth, flood, lists, expiry, leaves]
+# What the words of a usage stand for; the numbers make a thousand different requests. The pattern
+# takes long, and no name matches it.
+WORDS = {"key": "key%d", "value": "v" * 30, "user": "user%d", "text": "x", "password": "guess",
+         "pattern": "(a|b){31}b", "seconds": "60", "unixtime": "1"}
+# What has to come before each request of that verb, or there would soon be nothing left to do.
+BEFORE = {"DEL": "PUT key value", "EXPIREAT": "PUT key value", "CREATE": "DELETE user",
+          "DELETE": "CREATE user"}
+FULL_MAILBOXES, MESSAGES = 300, 1000
+
+
+def requests_of(usage, port):
+    """A thousand requests of that usage. Of a choice it's the first, and what is in brackets is there."""
+    usages = [usage]
+    if usage.split()[0] in BEFORE:
+        usages.insert(0, BEFORE[usage.split()[0]])
+    lines = []
+    for i in range(1000):
+        for words in usages:
+            words = [word.strip("[]").split("|")[0] for word in words.split()]
+            words = [str(port) if word == "port" else WORDS.get(word, word) for word in words]
+            lines.append("KV/1.0 " + " ".join(words).replace("%d", str(i)) + "\n")
+    return "".join(lines).encode()
+
+
+def fill(sock):
+    """All the users that there can be, some with all the messages that they can have."""
+    ask(sock, [b"PUT key%d 1" % i for i in range(1000)])
+    ask(sock, [b"CREATE user%d" % i for i in range(1000)])
+    ask(sock, [b"CREATE " + b"a" * 244 + b"%06d" % i for i in range(9000)])
+    for i in range(FULL_MAILBOXES):
+        ask(sock, [b"SEND user%d x" % i] * MESSAGES)
+
+
+def verb(port, count, usage):
+    """Connections that pipeline one verb, as fast as they are served."""
+    sock = connect(port)
+    fill(sock)
+    replies = 0
+
+    def come():
+        sock = connect(port)
+        if usage.startswith("MANAGE "):
+            ask(sock, [b"AUTH adam eve"])
+        sock.setblocking(False)
+        requests = requests_of(usage, sock.getsockname()[1])
+        selector.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, [requests, 0])
+
+    selector = selectors.DefaultSelector()
+    for _ in range(count):
+        come()
+    began = time.monotonic()
+    ready(lambda: f"{replies / (time.monotonic() - began):.0f} replies a second")
+    while True:
+        for key, events in selector.select():
+            requests, at = key.data
+            try:
+                if events & selectors.EVENT_READ:
+                    got = key.fileobj.recv(1 << 20)
+                    replies += got.count(b"\n")
+                    if not got:
+                        raise ConnectionError
+                if events & selectors.EVENT_WRITE:
+                    at += key.fileobj.send(requests[at : at + 65536])
+                    key.data[1] = at % len(requests)
+            except BlockingIOError:
+                pass
+            except ConnectionError:
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
+                come()
+
+
+def stats(port, count):
+    """Eight connections that pipeline STATS, beside keys that have all just expired."""
+    sock = connect(port)
+    ask(sock, [b"PUT expires%d 1" % i for i in range(count)])
+    at = int(time.time()) + 3 + count // 50000
+    ask(sock, [b"EXPIREAT expires%d %d" % (i, at) for i in range(count)])
+    socks = [connect(port) for _ in range(8)]
+    time.sleep(max(0, at - time.time() - 0.1))
+    batch, done = b"KV/1.0 STATS\n" * 100, 0
+    ready(lambda: f"{count} keys expired, {done} STATS")
+    while True:
+        for sock in socks:
+            sock.sendall(batch)
+        for sock in socks:
+            left = 100
+            while left > 0:
+                left -= sock.recv(65536).count(b"\n")
+            done += 100
+
+
+ATTACKS = [slowloris, deaf, turns, auth, flood, lists, expiry, leaves, verb, stats]
 
 
 def main():

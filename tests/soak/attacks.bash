@@ -5,13 +5,14 @@
 # server's.
 #
 #     make attacks            some five minutes
-#     make attacks ONLY=auth  one: slowloris, deaf, turns, lists, auth, flood, expiry, leaves
+#     make attacks ONLY=auth  one: slowloris, deaf, turns, lists, auth, flood, expiry, stats, leaves,
+#                             verb
 set -eu
 # shellcheck source-path=SCRIPTDIR source=../bench/common.bash
 source "${BASH_SOURCE[0]%/*}/../bench/common.bash"
 needs cc=gcc python3=python3 taskset=util-linux openssl=openssl
 SOAK=$ROOT/tests/soak
-ROUNDS=${ROUNDS:-5} MS=2000 COLLIDING=200000 KNOWN=50000
+ROUNDS=${ROUNDS:-5} MS=2000 COLLIDING=200000 KNOWN=50000 KEYS=100000
 build
 (umask 077; echo "adam:$(openssl passwd -6 eve)" >"$WORK/managers")
 
@@ -78,13 +79,13 @@ row() {
     printf '  %s\n' "$3"
 }
 
-# start [OPTION...]: a server with 100,000 keys. Sets PID, PORT and DESCRIPTORS.
+# start [OPTION...]: a server with so many KEYS. Sets PID, PORT and DESCRIPTORS.
 start() {
     [ ${#SERVERS[@]} = 0 ] || kill "${SERVERS[@]}" 2>/dev/null || :
     start_kvss "$@"
     DESCRIPTORS=$(descriptors)
-    OTHERS=()
-    load --fill 1 --connections 10 --depth 100 >/dev/null
+    OTHERS=(--keys "$KEYS")
+    load --fill 1 --connections 10 --depth 100 "${OTHERS[@]}" >/dev/null
 }
 
 # known_seed: a kvss whose seed is known: zeros.
@@ -122,6 +123,18 @@ attack 'flood, seed known' flood $KNOWN "$WORK/colliding" "$PID"
 
 start
 attack 'a million keys expire' expiry 1000000
+start
+attack 'STATS of expired keys' stats 1000000
 start --private
 OTHERS=(--fill 1 --keys 100000)
 attack 'owner of a million leaves' leaves 1000000
+
+# Each verb that there is, pipelined by four clients; a million keys, and all the mailboxes.
+if [ -z "${ONLY-}" ] || [ "$ONLY" = verb ]; then
+    KEYS=1000000
+    start --managers "$WORK/managers" --data "$WORK/data"
+    "$ROOT/kvss" --help | sed -n 's/^  KV\/1\.0 //p' >"$WORK/usages"
+    while read -r -u 7 usage; do
+        attack "${usage%% *}" verb 4 "$usage"
+    done 7<"$WORK/usages"
+fi
