@@ -170,6 +170,33 @@ gone() {
     wait_until 10 none
 }
 
+@test "a turn of the loop removes no more than a step, however many clients there are" {
+    serve --quiet
+    fds=()
+    for _ in {1..20}; do connect; fds+=("$FD"); done
+    { seq 1 3000 | sed 's/.*/KV\/1.0 PUT k& v/'; echo 'KV/1.0 PUT stays v'; } | talk >/dev/null
+    then=$(($(date +%s) + 2))
+    seq 1 3000 | sed "s/.*/KV\/1.0 EXPIREAT k& $then/" | talk >/dev/null
+    # It sleeps until they are all over. Then each turn runs one LIST, and the STATS after it.
+    kill -s STOP "$PID"
+    past() { [ "$(date +%s)" -gt "$then" ]; }
+    wait_until 10 past
+    requests=$(for _ in {1..10}; do printf 'KV/1.0 LIST\nKV/1.0 STATS\n'; done)
+    echo "$requests" >&"${fds[0]}"
+    kill -s CONT "$PID"
+    last=3001
+    for _ in {1..10}; do
+        hears "${fds[0]}" '200 OK'
+        IFS= read -r -t 20 -u "${fds[0]}" line
+        [[ $line =~ ^200\ OK\ keys=([0-9]+)\  ]]
+        keys=${BASH_REMATCH[1]}
+        [ $((last - keys)) -le 500 ] || { echo "from $last to $keys" >&2; return 1; }
+        last=$keys
+    done
+    [ "$last" -lt 3001 ]
+    hang_up "${fds[@]}"
+}
+
 @test "soon and late ones, set, changed, cleared and deleted at random: the late ones are left" {
     serve --quiet
     awk -v left="$BATS_TEST_TMPDIR/left" 'BEGIN {
