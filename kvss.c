@@ -2390,6 +2390,8 @@ static struct {
     struct buf kept, put_aside; /* with --repair: what goes to FILE.kvss-new, and to FILE.bad */
 } replay;
 
+static void loop_look_for_signals(void); /* see Loop */
+
 /* An error of the system. FILE stays as it is, and nothing else is left. */
 static void replay_die(const char *path) {
     int error = errno;
@@ -2408,7 +2410,8 @@ static char *path_join(const char *begin, const char *end) {
  * counts only when nobody else can change it any more. */
 static void replay_open(const char *path) {
     struct stat about;
-    logfile.fd = open(path, O_RDWR | O_CREAT, S_IRUSR | S_IWUSR);
+    int flags = O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY; /* what is no file is not waited for */
+    logfile.fd = open(path, flags, S_IRUSR | S_IWUSR);
     if (logfile.fd < 0 || fstat(logfile.fd, &about) < 0) replay_die(path);
     if (!S_ISREG(about.st_mode)) DIE(EXIT_FAILURE, "%s is not a regular file", path);
     bool locked = file_lock(logfile.fd);
@@ -2529,6 +2532,16 @@ static void replay_repair(void) {
 
 static bool replay_is_shown(void) { return logfile.size > PROGRESS_MIN && isatty(STDERR_FILENO); }
 
+/* SIGINT and SIGTERM are blocked while FILE is replayed, which may take seconds. So replay asks for
+ * them after each step. Nothing has been written to FILE by then. */
+static void replay_look_for_signals(void) {
+    loop_look_for_signals();
+    if (!server.stopping) return;
+    copy_drop();
+    if (replay_is_shown()) fprintf(stderr, "\n");
+    DIE(EXIT_SUCCESS, "%s ends the replay; %s is as it was", server.stopping, options[DATA].text);
+}
+
 /* For people: 1,000,000 lines. */
 static void print_lines(unsigned long long lines, const char *kind) {
     char digits[24];
@@ -2567,6 +2580,7 @@ static void replay_file(const char *path) {
         if (replay.number == 0 && in.len >= log_header.len) break;
         if (replay_is_shown())
             fprintf(stderr, "\rkvss: replaying, %d %%", (int)(replay.read * 100 / logfile.size));
+        replay_look_for_signals();
     } while (n > 0);
     replay_rest(buf_str(&in));
     if (replay.bad && options[REPAIR].value) replay_repair();

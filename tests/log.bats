@@ -237,6 +237,8 @@ says_log() {
     fails 1 "$BATS_TEST_TMPDIR: Is a directory" --data "$BATS_TEST_TMPDIR"
     fails 1 "$BATS_TEST_TMPDIR/no/data: No such file or directory" --data "$BATS_TEST_TMPDIR/no/data"
     fails 1 '/dev/null is not a regular file' --data /dev/null
+    mkfifo "$BATS_TEST_TMPDIR/fifo"
+    fails 1 "$BATS_TEST_TMPDIR/fifo is not a regular file" --data "$BATS_TEST_TMPDIR/fifo"
 }
 
 @test "--fsync and --repair: what they take" {
@@ -338,6 +340,29 @@ says_log() {
 }
 
 # bats test_tags=crypt
+@test "a signal to stop ends the replay, and FILE is as it was" {
+    perl -MPOSIX -e 1 2>/dev/null || skip "perl is needed"
+    # A blocked signal is still pending after exec: it is there before the replay begins.
+    # shellcheck disable=SC2016 # the variables are perl's
+    script='my $signal = shift; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGINT, SIGTERM)); kill $signal, $$; exec @ARGV'
+    printf '%s\n' "$HEADER" 'KV/1.0 PUT a 1' 'bad' >"$DATA"
+    printf '%s\n%s' "$HEADER" 'KV/1.0 PUT torn' >"$DATA.torn"
+    cp "$DATA" "$DATA.copy"
+    cp "$DATA.torn" "$DATA.torn.copy"
+    for signal in INT TERM; do
+        for words in "$DATA.torn" "$DATA.torn --repair" "$DATA --repair"; do
+            file=${words% *}
+            # shellcheck disable=SC2086 # words
+            run timeout -s KILL 60 perl -MPOSIX -e "$script" $signal "$KVSS" --port 0 --data $words
+            printed "kvss: SIG$signal ends the replay; $file is as it was"
+            [ "$status" = 0 ]
+            cmp "$file" "$file.copy"
+            [ ! -e "$file.kvss-new" ]
+            [ ! -e "$file.bad" ]
+        done
+    done
+}
+
 @test "the store that all share is logged: what MANAGE does there, but no private store and no mailbox" {
     echo "boss:$(openssl passwd -6 secret)" >"$BATS_TEST_TMPDIR/managers"
     chmod 600 "$BATS_TEST_TMPDIR/managers"
