@@ -26,18 +26,22 @@ PROGRAMS = kvss kvss_client
 HARDENING = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong \
             -fPIE -pie -Wl,-z,relro,-z,now
 
-# takes FLAG: the flag, if the compiler takes it without a word.
-takes = $(shell d=$$(mktemp -d); echo 'int main(void) { return 0; }' >$$d/a.c; \
+# takes FLAGS: these flags, if the compiler takes them without a word. usable FLAGS: those that it takes;
+# nearly always it takes all of them, and that is asked first.
+takes  = $(shell d=$$(mktemp -d); echo 'int main(void) { return 0; }' >$$d/a.c; \
 	test -z "$$($(CC) -O2 $(1) -include errno.h -o $$d/a $$d/a.c 2>&1)" && echo '$(1)'; rm -r $$d)
+usable = $(or $(call takes,$(1)),$(foreach flag,$(1),$(call takes,$(flag))))
 
+# The compiler is asked once, and not before something is built: a value that is $(eval)uated sets itself.
 ifdef SANITIZE
 CFLAGS = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 else
-CFLAGS := -O2 $(foreach flag,$(HARDENING),$(call takes,$(flag)))
+CFLAGS = $(eval CFLAGS := -O2 $(call usable,$(HARDENING)))$(CFLAGS)
 endif
 
 # crypt() and aio_fsync() are in libraries of their own, or in libc.
-kvss: LDLIBS := $(foreach flag,-lcrypt -lrt,$(call takes,$(flag)))
+LIBRARIES = $(eval LIBRARIES := $(call usable,-lcrypt -lrt))$(LIBRARIES)
+kvss: LDLIBS = $(LIBRARIES)
 
 all: $(PROGRAMS)
 
