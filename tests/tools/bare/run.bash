@@ -22,7 +22,7 @@ inside() {
         sed -n "s/^$release main //p" | head -n 1)
     eval "$(apt-config shell proxy Acquire::http::Proxy)"
     [ -z "$proxy" ] || export http_proxy=$proxy
-    echo "bare: debootstrap --variant=minbase $release from $mirror"
+    echo "bare: debootstrap --variant=minbase $release"
     debootstrap --variant=minbase "$release" "$BARE/root" "$mirror" >"$BARE/log" 2>&1 || {
         cat "$BARE/log"
         return 1
