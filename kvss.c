@@ -2054,20 +2054,20 @@ static bool log_close(void) {
  * waits until its blocks are freed, 20 ms for 60 MB. */
 
 enum {
-    COMPACT_MIN = 1 << 20,    /* bytes of a file that is not worth the trouble */
-    COMPACT_REST_MS = 1000,   /* from one to the next, at least, and ... */
-    COMPACT_REST = 10,        /* times what it took: where much changes, it would never rest */
-    COMPACT_PAUSE_MS = 10000, /* after one that failed */
-    COMPACT_NICE = 10,        /* of the child: beside a busy kvss, it gets a tenth of a processor */
-    COPY_STEP = 1 << 20,      /* bytes appended to FILE.kvss-new in a turn */
+    COMPACT_MIN = 1 << 20,  /* bytes of a file that is not worth the trouble */
+    COMPACT_REST_MS = 1000, /* from one to the next, at least, and ... */
+    COMPACT_REST = 10,      /* times what it took: where much changes, it would never rest */
+    COMPACT_NICE = 10,      /* of the child: beside a busy kvss, it gets a tenth of a processor */
+    COPY_STEP = 1 << 20,    /* bytes appended to FILE.kvss-new in a turn */
 };
 
 static struct {
     enum { RESTING, WRITING, COPYING, SYNCING } phase;
-    bool asked;     /* by COMPACT */
+    bool asked;     /* by COMPACT, until the next one has ended */
+    bool failed;    /* the last one has */
     bool heals;     /* FILE was untrusted when it began */
     uint64_t began; /* the last one */
-    uint64_t from;  /* the next: no earlier, unless asked */
+    uint64_t from;  /* the next: no earlier */
     int child;      /* a socket to it; or -1 */
     char *path;     /* FILE.kvss-new */
     int fd;         /* the same, locked; or -1 */
@@ -2205,21 +2205,29 @@ static void compact_child(int kvss, pid_t parent) {
     compact_report(kvss, fsync(compaction.fd) < 0 ? errno : 0);
 }
 
-/* FILE.kvss-new is given up. While FILE is untrusted, that is tried again and again, and told once.
- */
-static void compact_fail(const char *why) {
-    if (!logfile.untrusted) event("error", "compaction", str_of(why));
-    copy_drop();
+/* The compaction is over. Whatever asks for the next one, it comes after the rest. */
+static void compact_rest(bool failed) {
+    uint64_t rest = (server.now - compaction.began) * COMPACT_REST;
     if (compaction.child >= 0) close(compaction.child);
     compaction.child = -1;
     compaction.phase = RESTING;
-    compaction.from = server.now + (logfile.untrusted ? RETRY_MS : COMPACT_PAUSE_MS);
+    compaction.asked = false;
+    compaction.failed = failed;
+    compaction.from = server.now + (rest > COMPACT_REST_MS ? rest : COMPACT_REST_MS);
+}
+
+/* FILE.kvss-new is given up. It will be tried again and again. The operator is told of the first
+ * failure, and when somebody has asked; of FILE that is untrusted, the operator knows already. */
+static void compact_fail(const char *why) {
+    bool tell = compaction.asked || !compaction.failed;
+    if (tell && !logfile.untrusted) event("error", "compaction", str_of(why));
+    copy_drop();
+    compact_rest(true);
 }
 
 static void compact_begin(void) {
     int ends[2];
     pid_t parent = getpid();
-    compaction.asked = false;
     compaction.heals = logfile.untrusted;
     compaction.began = server.now;
     compaction.made_up = compaction.last_end = logfile.size;
@@ -2303,11 +2311,7 @@ static void compact_end(void) {
         compact_fail(strerror(error));
         return;
     }
-    close(compaction.child);
-    compaction.child = -1;
-    compaction.phase = RESTING;
-    uint64_t rest = (server.now - compaction.began) * COMPACT_REST;
-    compaction.from = server.now + (rest > COMPACT_REST_MS ? rest : COMPACT_REST_MS);
+    compact_rest(false);
     logfile.unsynced = !fsync_is("always");
     snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
     event("compact", options[DATA].text, str_of(text));
@@ -2343,8 +2347,8 @@ static void compact_step(void) {
     if (compaction.phase == WRITING) compact_wait();
     if (compaction.phase == COPYING && !logfile.syncing && !logfile.sync_error) compact_catch_up();
     if (compaction.phase == SYNCING && !logfile.syncing) compact_end();
-    bool in_time = compaction.asked || server.now >= compaction.from;
-    if (compaction.phase == RESTING && in_time && compact_is_wanted()) compact_begin();
+    bool rested = server.now >= compaction.from;
+    if (compaction.phase == RESTING && rested && compact_is_wanted()) compact_begin();
 }
 
 /* At the end of kvss: what is not done by then is not needed. A child that still writes will see
@@ -2357,6 +2361,7 @@ static void compact_stop(void) {
     copy_drop();
 }
 
+/* It joins the compaction that goes on, or asks for the next one. */
 static enum status command_compact(struct request *r) {
     (void)r;
     if (!logfile.path) return NOT_FOUND;
