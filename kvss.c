@@ -46,6 +46,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -619,7 +620,7 @@ static struct {
     uint64_t accept_at;    /* no earlier: see ACCEPT_PAUSE_MS */
     long clients;          /* connected */
     int listeners[WIRES];  /* descriptors, or -1 */
-    int spare;             /* a descriptor to give up when none is left */
+    int descriptors;       /* a client's is less than this: the others are kvss's own */
     int top;               /* no client has a higher descriptor */
     int turn;              /* the descriptor that comes first in the next turn */
     bool slow;             /* a slow request was run in this turn of the loop */
@@ -630,7 +631,7 @@ static struct {
     bool read_only;        /* what would change the shared store can't be logged, and gets 500 */
     sigset_t signals;      /* blocked while pselect() waits: not those that stop */
     unsigned long long served, refused, bytes_in, bytes_out; /* requests; clients; of all clients */
-} server = {.listeners = {-1, -1}, .spare = -1};
+} server = {.listeners = {-1, -1}};
 
 static uint64_t clock_ms(void) {
     struct timespec t;
@@ -2940,7 +2941,8 @@ static uint64_t client_deadline(const struct client *c) {
  * A turn of the loop: wait until something can be done at once; read from everybody who has sent
  * something, and run it; then send. select() takes sets of descriptors and leaves in them those
  * that are ready. A set holds descriptors below FD_SETSIZE: with another, FD_SET() would write past
- * its end. So no client is taken whose descriptor is too high.
+ * its end. So no client is taken whose descriptor is too high. A new descriptor is the lowest that is
+ * free (POSIX, 2.14). So those above the clients' are always there for kvss itself.
  *
  * select() asks each descriptor in the sets: 200 us for 900 idle clients. So a turn is about those
  * that were busy just now; each millisecond, or when nobody is busy, it's about all.
@@ -2993,7 +2995,7 @@ static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *ad
     struct client c = {.phase = OPEN, .wire = wire, .store = &store, .active = server.now};
     int on = 1;
     address_name(address, size, c.name);
-    bool room = server.spare >= 0 && fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
+    bool room = fd < server.descriptors && server.clients < options[CLIENTS].value;
     if (room && wire == LINES) c.store = store_open();
     if (!room || !c.store || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || !buf_reserve(&c.out, BUF_SIZE)) {
         if (c.store) store_close(c.store);
@@ -3011,20 +3013,13 @@ static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *ad
 }
 
 /* Takes everybody who waits, or the last would wait for many turns; but no more than listen() lets
- * wait, so that the clients get theirs. Where no descriptor is left, the spare one is given up, to
- * have one to say so with. */
+ * wait, so that the clients get theirs. */
 static void loop_accept(enum wire wire) {
     int listener = server.listeners[wire];
     for (int i = 0; i < SOMAXCONN; i++) {
         struct sockaddr_storage address;
         socklen_t size = sizeof address;
-        if (server.spare < 0) server.spare = open("/dev/null", O_RDWR);
         int fd = accept(listener, (struct sockaddr *)&address, &size);
-        if (fd < 0 && (errno == EMFILE || errno == ENFILE) && server.spare >= 0) {
-            close(server.spare);
-            server.spare = -1;
-            fd = accept(listener, (struct sockaddr *)&address, &size);
-        }
         if (fd >= 0) loop_admit(wire, fd, &address, size);
         if (fd >= 0 || errno == ECONNABORTED) continue; /* aborted: it has left already */
         if (would_block()) return;
@@ -3219,7 +3214,10 @@ static void loop_run(void) {
  * The options, the socket, the loop. What goes wrong before the loop is told in one line, with exit
  * status 2 where the command line is at fault and 1 where the system is. */
 
-enum { EXIT_USAGE = 2 };
+enum {
+    EXIT_USAGE = 2,
+    OWN_DESCRIPTORS = 8, /* kept: a client that gets 503 takes one, a compaction three */
+};
 
 /* An empty text is refused: a script whose variable is not set would run without its file. */
 static void option_set(struct option *o, const char *value) {
@@ -3350,15 +3348,39 @@ static void start_listening(enum wire wire, long number, const char *what) {
     fprintf(stderr, "kvss: %s on %s\n", what, name);
 }
 
+/* Called when all is open that kvss keeps open, but the sockets that listen. The limit of the system
+ * is raised, as far as it can be, to what select() can use. */
+static void start_descriptors(int listeners) {
+    struct rlimit limit;
+    rlim_t wanted = FD_SETSIZE + OWN_DESCRIPTORS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) DIE(EXIT_FAILURE, "getrlimit: %s", strerror(errno));
+    rlim_t most = limit.rlim_cur;
+    if (most < wanted) {
+        limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+        if (setrlimit(RLIMIT_NOFILE, &limit) == 0) most = limit.rlim_cur;
+    }
+    server.descriptors = FD_SETSIZE;
+    if (most >= wanted) return;
+    server.descriptors = (int)most - OWN_DESCRIPTORS;
+    int room = -listeners;
+    for (int fd = 0; fd < server.descriptors; fd++)
+        if (fcntl(fd, F_GETFD) < 0) room++; /* it is not open */
+    if (room < 1) DIE(EXIT_FAILURE, "ulimit -n %d leaves no room for a client", (int)most);
+    if (room < options[CLIENTS].value)
+        fprintf(stderr, "kvss: ulimit -n %d leaves room for %d clients\n", (int)most, room);
+}
+
 int main(int argc, char **argv) {
     options_read(argc, argv);
     if (options[HELP].value) help_print();
     if (options[VERSION].value) printf("kvss %s\n", KVSS_VERSION);
     if (options[HELP].value || options[VERSION].value) return fflush(stdout) ? EXIT_FAILURE : 0;
     /* Were stdin, stdout or stderr closed, a client would get its number, and the log would go
-     * to that client. So what opens first is /dev/null, up to the spare. */
-    while ((server.spare = open("/dev/null", O_RDWR)) >= 0 && server.spare <= STDERR_FILENO)
-        continue;
+     * to that client. So /dev/null gets these numbers. */
+    int null = STDIN_FILENO;
+    while (null >= 0 && null <= STDERR_FILENO) null = open("/dev/null", O_RDWR);
+    if (null < 0) DIE(EXIT_FAILURE, "/dev/null: %s", strerror(errno));
+    close(null);
     int random = open("/dev/urandom", O_RDONLY);
     if (random < 0 || read(random, store_seed, sizeof store_seed) != sizeof store_seed)
         DIE(EXIT_FAILURE, "/dev/urandom: %s", strerror(errno));
@@ -3369,8 +3391,9 @@ int main(int argc, char **argv) {
         fprintf(stderr, "kvss: with --private, nothing that clients store is kept in %s\n",
                 options[DATA].text);
     if (options[DATA].text) replay_file(options[DATA].text);
-    start_listening(LINES, options[PORT].value, "listening");
     long frames = options[FRAMES_PORT].value;
+    start_descriptors(frames < 0 ? 1 : 2);
+    start_listening(LINES, options[PORT].value, "listening");
     if (frames >= 0) start_listening(FRAMES, frames, "listening for frames");
     server.started = server.now = clock_ms();
     event("start", "kvss", STR(KVSS_VERSION));

@@ -454,6 +454,21 @@ says_log() {
     instrumented || [ "$(ps -o cputimes= -p "$PID")" -le $((used + 1)) ]
 }
 
+# limited WORD...: kvss, with no more than 40 descriptors. To be run in a shell of its own.
+limited() {
+    ulimit -n 40
+    exec "$ROOT/kvss" "$@"
+}
+
+@test "compaction has descriptors left, however many clients there are" {
+    KVSS=limited serve --data "$DATA"
+    for _ in {1..40}; do connect; fds+=("$FD"); done
+    wait_until 20 says_log ' refuse '
+    says "${fds[0]}" 'KV/1.0 COMPACT' '202 ACCEPTED'
+    wait_until 20 says_log ' compact '
+    hang_up "${fds[@]}"
+}
+
 @test "compaction begins by itself: over 1 MiB, and over twice what the store needs" {
     serve --data "$DATA"
     value=$(printf '%01000d' 0)

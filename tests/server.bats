@@ -336,17 +336,22 @@ reply $BYE"
     grep -q ' refuse 127\.0\.0\.1:[0-9]* no room for one more client$' "$LOG"
 }
 
+# limited WORD...: kvss, with no more than 16 descriptors. To be run in a shell of its own.
+limited() {
+    ulimit -n 16
+    exec "$ROOT/kvss" "$@"
+}
+
 @test "no descriptor left: 503, the others go on, and the server does not spin" {
-    limit=$(ulimit -n)
-    ulimit -Sn 16
-    serve
-    ulimit -Sn "$limit"
+    KVSS=limited serve
+    room=$(sed -n 's/^kvss: ulimit -n 16 leaves room for \([1-9]\) clients$/\1/p' "$LOG")
     fds=()
     for _ in {1..20}; do
         exec {fd}<>"/dev/tcp/127.0.0.1/$PORT"
         fds+=("$fd")
     done
-    wait_until 10 grep -q ' refuse ' "$LOG"
+    all() { [ "$(grep -c ' refuse ' "$LOG")" = $((20 - room)) ]; }
+    wait_until 10 all
     read -r -u "${fds[19]}" line
     [ "$line" = '503 SERVICE_UNAVAILABLE' ]
     echo 'KV/1.0 QUIT' >&"${fds[0]}"
@@ -356,6 +361,21 @@ reply $BYE"
     run ask 'KV/1.0 QUIT'
     printed "$BYE"
     instrumented || [ "$(ps -o cputimes= -p "$PID")" -le 1 ]
+}
+
+@test "ulimit -n: raised as far as it can be; too few is said at the start" {
+    if instrumented; then skip "valgrind has descriptors of its own"; fi
+    limit=$(ulimit -Sn)
+    ulimit -Sn 16
+    serve
+    ulimit -Sn "$limit"
+    [ "$(grep -c '^kvss: ulimit' "$LOG")" = 0 ]
+    KVSS=limited serve --max-clients 3
+    [ "$(grep -c '^kvss: ulimit' "$LOG")" = 0 ]
+    # shellcheck disable=SC2016 # that shell expands it
+    run bash -c 'ulimit -n 11; "$1" --port 0' - "$KVSS"
+    [ "$status" = 1 ]
+    [ "${lines[-1]}" = 'kvss: ulimit -n 11 leaves no room for a client' ]
 }
 
 @test "started with so many files open that select() could not wait for it: one line, status 1" {

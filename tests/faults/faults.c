@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -85,6 +86,8 @@
     FAILS(getpeername, int, -1, (int fd, struct sockaddr *address, socklen_t *len),                \
           (fd, address, len))                                                                      \
     FAILS(shutdown, int, -1, (int fd, int how), (fd, how))                                         \
+    FAILS(getrlimit64, int, -1, (int which, struct rlimit64 *limit), (which, limit))               \
+    FAILS(setrlimit64, int, -1, (int which, const struct rlimit64 *limit), (which, limit))         \
     FAILS(socketpair, int, -1, (int domain, int type, int protocol, int ends[2]),                  \
           (domain, type, protocol, ends))                                                          \
     FAILS(fork, pid_t, -1, (void), ())                                                             \

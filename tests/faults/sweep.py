@@ -65,7 +65,7 @@ FAULTS = [
         ('ftruncate64 fstat64 stat64 lseek64 rename unlink fchown fchmod', 'EIO', NOTHING),
         ('open64', 'EMFILE EINTR', REFUSED),
         ('fopen64 socket', 'EMFILE', NOTHING),
-        ('realpath nice setitimer sigaction', 'EIO', NOTHING),
+        ('realpath nice setitimer sigaction getrlimit64 setrlimit64', 'EIO', NOTHING),
         ('bind listen', 'EADDRINUSE', NOTHING),
         ('getaddrinfo getsockname setsockopt socketpair', 'ENOBUFS', NOTHING),
         ('shutdown', 'ENOTCONN', CONNECTION),

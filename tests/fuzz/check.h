@@ -146,7 +146,7 @@ static void process_begin(void) {
     memset(&compaction, 0, sizeof compaction);
     memset(&replay, 0, sizeof replay);
     memset(&attended, 0, sizeof attended);
-    server.listeners[LINES] = server.listeners[FRAMES] = server.spare = -1;
+    server.listeners[LINES] = server.listeners[FRAMES] = -1;
     compaction.child = compaction.fd = -1;
     mailboxes_len = 0;
     sys.memory = sys.steps = -1;
@@ -174,7 +174,6 @@ static void process_end(struct store *kept) {
     sys_free(logfile.promises.bytes);
     sys_free(compaction.path);
     if (compaction.child >= 0) sys_close(compaction.child);
-    sys_close(server.spare);
     for (int fd = 0; fd < FDS; fd++) MUST(sys.fds[fd].kind == FD_FREE);
 }
 

@@ -338,7 +338,7 @@ static void start(uint8_t with, uint8_t how) {
     options[REPAIR].value = 0;
     options[FSYNC].text = fsyncs[how >> 1 & 3];
     process_begin();
-    server.spare = fd_new(FD_OTHER);
+    server.descriptors = FDS;
     if (with >> 3 & 1) {
         char line[32] = "adam:";
         MUST(!manager_add(strcat(line, sys_crypt("eve", "$"))));
