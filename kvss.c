@@ -411,6 +411,7 @@ static void table_remove(struct table *t, struct slot *s) {
 
 static bool expiry_is_past(const struct store *st, const struct entry *e); /* see Expiry */
 static void expiry_forget(struct store *st, const struct entry *e);
+static void log_expired(const struct store *st, struct str key); /* see Log */
 
 static size_t entry_size(const struct entry *e) {
     size_t place = e->expires ? sizeof(uint32_t) : 0;
@@ -431,11 +432,12 @@ static void store_remove(struct store *st, struct table *t, struct slot *s) {
     if (t->size > TABLE_MIN && t->used < t->size / 8) table_resize(t, t->size / 2);
 }
 
-/* As table_find() does it; but an entry whose time is past is removed. */
+/* As table_find() does it; but an entry whose time is past is removed, which is a change. */
 static struct slot *store_find(struct store *st, uint64_t hash, struct str key) {
     struct table *t = &st->tables[hash >> 56];
     struct slot *s = table_find(t, (uint32_t)hash, key);
     if (!s || !s->entry || !s->entry->expires || !expiry_is_past(st, s->entry)) return s;
+    log_expired(st, key);
     store_remove(st, t, s);
     return table_find(t, (uint32_t)hash, key);
 }
@@ -691,8 +693,9 @@ static enum status command_quit(struct request *r) {
  * out anywhere, takes no more steps than the tree is high. An entry knows its place in the heap.
  *
  * No command sees a key whose deadline is past: the search for it removes it. Those that nobody
- * asks for are removed a few each turn of the loop, which wakes up for them. Time is the monotonic
- * clock's, so that nobody who sets the clock of the machine makes keys vanish, or stay for ever. */
+ * asks for are removed a few each turn of the loop, which wakes up for them. Either is a change of
+ * the store, and logged as a DEL. Time is the monotonic clock's, so that nobody who sets the clock
+ * of the machine makes keys vanish, or stay for ever. */
 
 enum {
     EXPIRY_MAX = 10 * 365 * 86400, /* seconds: ten years */
@@ -1819,7 +1822,10 @@ enum {
     RETRY_MS = 1000,      /* from one failure to the next try */
     SYNC_MS = 1000,       /* from one sync to the next, with --fsync everysec */
     POLL_MS = 10,         /* from one look to the next at what goes on beside the loop */
+    CLOCK_LOOK_MS = 1000, /* from one look at the machine's clock to the next, at most */
+    CLOCK_SET_MS = 1000,  /* the clock was set by that much, or more; less does not matter */
     LINES_KEPT = 1 << 20, /* bytes; a larger buffer is freed when its lines are written */
+    DEL_MAX = sizeof "KV/1.0 DEL \n" + KEY_MAX, /* bytes of a line */
 };
 
 static const struct str log_header = {TEXT("# kvss data 1: the changes of a store, as requests\n")};
@@ -1840,6 +1846,8 @@ static struct {
     bool behind;         /* the lines could not be written */
     uint64_t retry_at;   /* then: no earlier */
     bool untrusted;      /* a sync has failed */
+    bool outdated;       /* it has keys that are gone, or deadlines of before the clock was set */
+    int64_t offset;      /* expiry_offset(), by which its deadlines were written */
     bool unsynced;       /* something was written since the last sync began */
     uint64_t sync_at;    /* the next one: no earlier */
     bool syncing;        /* one goes on beside the loop */
@@ -1902,6 +1910,32 @@ static void log_append(const struct request *r, size_t reply_at) {
     log_line(&logfile.lines, r->command->logged_as, r->key, r->value);
     buf_append(&logfile.promises, (struct str){(char *)&promise, sizeof promise});
     log_set_read_only();
+}
+
+/* A key of this store is about to be removed, since its deadline is past. Without a line that says
+ * so, it would be there again if the clock is behind at the next start. A line for a change may
+ * come as well in this turn, and keeps its room. Where there is no memory, FILE is written anew. */
+static void log_expired(const struct store *st, struct str key) {
+    if (!logfile.path || st != &store) return;
+    if (buf_reserve(&logfile.lines, DEL_MAX + REQUEST_MAX))
+        log_line(&logfile.lines, "DEL", key, STR(""));
+    else
+        logfile.outdated = true;
+}
+
+/* Each turn. FILE has deadlines as time of day, and memory as time of the monotonic clock. When
+ * somebody sets the machine's clock, those in FILE are wrong by that much, until it's written anew.
+ */
+static void log_check_clock(void) {
+    char text[128];
+    int64_t offset = expiry_offset(), moved = offset - logfile.offset;
+    if (moved > -CLOCK_SET_MS && moved < CLOCK_SET_MS) return;
+    logfile.offset = offset;
+    if (!store.deadlines_len) return;
+    logfile.outdated = true;
+    snprintf(text, sizeof text, "was set by %lld s; FILE gets its deadlines anew",
+             (long long)moved / 1000);
+    event("clock", "", str_of(text));
 }
 
 /* Makes a reply that's in the out buffer a 500. */
@@ -2066,7 +2100,8 @@ static struct {
     enum { RESTING, WRITING, COPYING, SYNCING } phase;
     bool asked;     /* by COMPACT, until the next one has ended */
     bool failed;    /* the last one has */
-    bool heals;     /* FILE was untrusted when it began */
+    bool heals;     /* FILE was untrusted when it began ... */
+    bool updates;   /* ... or outdated */
     uint64_t began; /* the last one */
     uint64_t from;  /* the next: no earlier */
     int child;      /* a socket to it; or -1 */
@@ -2210,6 +2245,8 @@ static void compact_child(int kvss, pid_t parent) {
 static void compact_rest(bool failed) {
     uint64_t rest = (server.now - compaction.began) * COMPACT_REST;
     if (compaction.child >= 0) close(compaction.child);
+    if (failed && compaction.updates) logfile.outdated = true;
+    compaction.updates = false;
     compaction.child = -1;
     compaction.phase = RESTING;
     compaction.asked = false;
@@ -2230,6 +2267,8 @@ static void compact_begin(void) {
     int ends[2];
     pid_t parent = getpid();
     compaction.heals = logfile.untrusted;
+    compaction.updates = logfile.outdated;
+    logfile.outdated = false; /* if the clock is set from now on, this one may have missed it */
     compaction.began = server.now;
     compaction.made_up = compaction.last_end = logfile.size;
     if (!copy_open()) {
@@ -2324,13 +2363,15 @@ static void compact_end(void) {
 
 static bool compact_is_wanted(void) {
     bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
-    return logfile.path && (compaction.asked || logfile.untrusted || grown);
+    return compaction.asked || logfile.untrusted || logfile.outdated || grown;
 }
 
 /* When the loop has to look after it, or NEVER. */
 static uint64_t compact_next(void) {
     if (compaction.phase != RESTING || logfile.syncing) return server.now + POLL_MS;
-    return compact_is_wanted() ? compaction.from : NEVER;
+    if (!logfile.path) return NEVER;
+    uint64_t look = store.deadlines_len ? server.now + CLOCK_LOOK_MS : NEVER; /* at the clock */
+    return compact_is_wanted() && compaction.from < look ? compaction.from : look;
 }
 
 /* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.kvss-new. A
@@ -2338,7 +2379,9 @@ static uint64_t compact_next(void) {
  * heal it. */
 static void compact_step(void) {
     sync_poll();
-    if (!logfile.path || logfile.syncing) return;
+    if (!logfile.path) return;
+    log_check_clock();
+    if (logfile.syncing) return;
     if (compaction.phase != SYNCING) log_check_sync();
     uint64_t soon = server.now + RETRY_MS; /* until FILE is written anew, changes get 500 */
     if (logfile.untrusted && compaction.from > soon) compaction.from = soon;
@@ -2576,6 +2619,7 @@ static void replay_file(const char *path) {
     struct buf in = {NULL, 0, 0};
     ssize_t n;
     replay_open(path);
+    logfile.offset = expiry_offset();
     do {
         if (!buf_reserve(&in, REPLAY_STEP)) replay_die(path);
         n = read(logfile.fd, in.bytes + in.len, in.size - in.len);
@@ -3178,18 +3222,19 @@ static void loop_turn(void) {
     while (first < attended.len && attended.fds[first] < server.turn) first++;
     for (int i = 0; i < attended.len; i++)
         loop_serve(attended_client(first + i), &readable, &writable);
+    expiry_step(&store, EXPIRY_STEP); /* its lines are written with those of the requests */
     log_commit();
     for (int i = 0; i < attended.len; i++) {
         struct client *c = attended_client(first + i);
         if (c->phase != CLOSED) loop_send(c);
     }
-    expiry_step(&store, EXPIRY_STEP);
     store_sweep();
     compact_step();
 }
 
 /* Until a signal or a QUIT ends it. Then those who wait are the last to be taken, and what has
- * arrived is answered; whoever has not read that after LINGER_MS is left. The last turn may have
+ * arrived is answered; whoever has not read that after LINGER_MS is left. FILE has as long to be
+ * written anew, if its deadlines are of before the clock was set. The last turn may have
  * closed clients that are still in attended. With as many newcomers it would overflow, so it is
  * emptied first: from now on each turn chooses from all clients. */
 static void loop_run(void) {
@@ -3203,7 +3248,9 @@ static void loop_run(void) {
     }
     event("stop", server.stopping, STR(""));
     server.stop_by = server.now + LINGER_MS;
-    while (server.clients > 0 && server.now < server.stop_by) loop_turn();
+    while ((server.clients > 0 || logfile.outdated || compaction.updates) &&
+           server.now < server.stop_by)
+        loop_turn();
     for (int fd = 0; fd <= server.top; fd++)
         if (clients[fd].phase != CLOSED) client_close(&clients[fd], "stop");
     compact_stop();

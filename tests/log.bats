@@ -41,6 +41,13 @@ fails() {
     [ "$status" = "$1" ]
 }
 
+# set_clock SECONDS: the clock is wrong by that much, for servers that faulty starts.
+set_clock() {
+    export CLOCK=$BATS_TEST_TMPDIR/clock
+    echo "$1" >"$CLOCK.new"
+    mv "$CLOCK.new" "$CLOCK"
+}
+
 # faulty OPTION...: a server whose system calls fail as "$FAULTS" says, see faults/faults.c.
 faulty() {
     [ -e "$BATS_FILE_TMPDIR/kvss" ] || skip "a C compiler is needed"
@@ -127,6 +134,78 @@ says_log() {
     printf 'KV/1.0 DEL k\nKV/1.0 EXPIREAT k 1\n' >>"$DATA"
     restart
     replies 'KV/1.0 GET stays' '200 OK v'
+}
+
+@test "a key whose time is past is a DEL in FILE, asked for or not, and stays gone whatever FILE says of its deadline" {
+    changes=('KV/1.0 PUT asked v' 'KV/1.0 EXPIREAT asked 1' 'KV/1.0 PUT late v' 'KV/1.0 EXPIREAT late 9999999999'
+        'KV/1.0 DEL late' 'KV/1.0 DEL nobody')
+    printf '%s\n' "$HEADER" "${changes[@]}" >"$DATA"
+    serve --data "$DATA"
+    # The reply is there, so the line is.
+    replies 'KV/1.0 GET asked' '404 NOT_FOUND' 'KV/1.0 GET late' '404 NOT_FOUND'
+    data "${changes[@]}" 'KV/1.0 DEL asked'
+    ask 'KV/1.0 PUT unasked v' 'KV/1.0 EXPIRE unasked 1' 'KV/1.0 PUT again v' 'KV/1.0 EXPIREAT again 1' 'KV/1.0 PUT again w' >/dev/null
+    unasked() { [ "$(tail -n 1 "$DATA")" = 'KV/1.0 DEL unasked' ]; }
+    wait_until 10 unasked
+    [ "$(grep -A 2 'EXPIREAT again' "$DATA")" = "$(printf '%s\n' 'KV/1.0 EXPIREAT again 1' 'KV/1.0 DEL again' 'KV/1.0 PUT again w')" ]
+    # By a clock that is behind, no deadline would be past.
+    crash
+    sed -i 's/EXPIREAT \([a-z]*\) .*/EXPIREAT \1 9999999999/' "$DATA"
+    serve --data "$DATA"
+    [[ $(ask 'KV/1.0 STATS') == '200 OK keys=1 '* ]]
+    replies 'KV/1.0 GET again' '200 OK w'
+}
+
+# bats test_tags=shim
+@test "a key that has gone stays gone with the clock an hour behind, after a full disk too" {
+    faulty
+    gone() {
+        connect
+        ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 1' >/dev/null
+        [ -z "$1" ] || echo "$1" >"$FAULTS"
+        wait_until 10 over 2>/dev/null
+        hang_up "$FD"
+    }
+    over() { says "$FD" 'KV/1.0 GET k' '404 NOT_FOUND'; }
+    back() {
+        crash
+        set_clock -3600
+        faulty
+        replies 'KV/1.0 GET k' '404 NOT_FOUND'
+        crash
+        set_clock 0
+        faulty
+    }
+    gone ''
+    back
+    gone 'pwrite64 ENOSPC'
+    rm "$FAULTS"
+    deleted() { [ "$(tail -n 1 "$DATA")" = 'KV/1.0 DEL k' ]; }
+    wait_until 20 deleted
+    back
+}
+
+# bats test_tags=shim
+@test "the clock is set: no deadline moves, and FILE gets them anew, at a stop too" {
+    set_clock -1000000000
+    faulty
+    ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 1000' 'KV/1.0 PUT stays v' >/dev/null
+    set_clock 0
+    wait_until 20 says_log ' compact '
+    says_log ' clock was set by \(1000000000\|999999999\) s; FILE gets its deadlines anew$'
+    kept() {
+        [[ $(ask 'KV/1.0 TTL k') =~ ^'200 OK '(9[0-9][0-9]|1000)$ ]]
+        replies 'KV/1.0 GET stays' '200 OK v'
+    }
+    kept
+    crash
+    faulty
+    kept
+    # Set and stopped, at once.
+    set_clock 1000000
+    stop "$PID"
+    faulty
+    kept
 }
 
 @test "a deadline that was put off in time holds, though the first is past by the restart" {

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 wraps=()
 for call in $(sed -nE 's/^ +(FAILS|CUTS)\(([a-z0-9_]+),.*/\2/p' tests/faults/faults.c) \
-    aio_error64 aio_return64; do
+    aio_error64 aio_return64 clock_gettime; do
     wraps+=("-Wl,--wrap=$call")
 done
 sanitized='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined'

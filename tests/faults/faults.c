@@ -11,7 +11,7 @@
  *     pwrite64 HALF      it takes half, and the next call fails with ENOSPC
  *
  * The file is read at each call, so that a disk can break, and be well again, while kvss runs.
- * COUNTS names another, with a record for each call of the table: how often kvss and its children
+ * CLOCK names another, with the seconds by which the machine's clock is wrong. COUNTS names a third, with a record for each call of the table: how often kvss and its children
  * have made it. */
 #define _GNU_SOURCE
 #include <aio.h>
@@ -31,6 +31,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 /* FAILS(name, type, what it returns when it fails, parameters, arguments). CUTS: those with a len
@@ -189,6 +190,20 @@ static bool fault(enum call call, size_t *len) {
     }
 
 CALLS(FAILS_WRAP, CUTS_WRAP)
+
+int __real_clock_gettime(clockid_t clock, struct timespec *t);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *t);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *t) {
+    const char *path = getenv("CLOCK");
+    char text[32] = "0";
+    int fd = path && clock == CLOCK_REALTIME ? __real_open64(path, O_RDONLY, 0) : -1;
+    ssize_t n = fd < 0 ? 0 : __real_read(fd, text, sizeof text - 1);
+    if (n > 0) text[n] = '\0';
+    if (fd >= 0) close(fd);
+    int status = __real_clock_gettime(clock, t);
+    t->tv_sec += atol(text);
+    return status;
+}
 
 /* How an aio_fsync() went that is over: to ask for it again and again is one call. */
 
