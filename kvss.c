@@ -592,6 +592,7 @@ static struct client {
     struct store *store;    /* that its requests are about */
     bool pending;           /* whole lines may be left in the buffer: enough were run this turn */
     bool blocked;           /* the socket takes no more for now */
+    bool held;              /* the next line is a change, and FILE was full: see log_is_full() */
     bool skipping;          /* the rest of the line belongs to a request already refused */
     int events;             /* logged so far, of those that it can cause again and again */
     uint64_t active;        /* when it last got an answer or took a reply. LINGERING: until when */
@@ -1841,6 +1842,7 @@ static struct {
     int fd;              /* FILE, locked */
     int folder;          /* that it's in */
     off_t size;          /* its bytes, as far as lines are whole */
+    off_t limit;         /* as many at most, or changes wait; 0: they don't. See Compaction */
     struct buf lines;    /* to be written */
     struct buf promises; /* replies that are about these lines */
     bool behind;         /* the lines could not be written */
@@ -1899,6 +1901,19 @@ static void log_set_read_only(void) {
     bool room = buf_reserve(&logfile.lines, REQUEST_MAX) &&
                 buf_reserve(&logfile.promises, sizeof(struct promise));
     server.read_only = !room || logfile.behind || logfile.untrusted;
+}
+
+/* Changes have to wait until a compaction has made FILE shorter. When kvss stops, nothing waits. */
+static bool log_is_full(void) {
+    off_t next = logfile.size + (off_t)logfile.lines.len + REQUEST_MAX; /* with one line more */
+    return logfile.limit && next > logfile.limit && !server.stopping;
+}
+
+/* Whether the request may change the shared store, and FILE is full. */
+static bool log_holds(const struct request *r) {
+    if (r->status != OK || !log_is_full()) return false;
+    if (r->command->run == command_manage) return true;
+    return r->command->logged_as && r->store == &store;
 }
 
 /* The request has been run. If it has changed the store, its line is to be written, and its reply,
@@ -2089,11 +2104,14 @@ static bool log_close(void) {
  * waits until its blocks are freed, 20 ms for 60 MB. */
 
 enum {
-    COMPACT_MIN = 1 << 20,  /* bytes of a file that is not worth the trouble */
-    COMPACT_REST_MS = 1000, /* from one to the next, at least, and ... */
-    COMPACT_REST = 10,      /* times what it took: where much changes, it would never rest */
-    COMPACT_NICE = 10,      /* of the child: beside a busy kvss, it gets a tenth of a processor */
-    COPY_STEP = 1 << 20,    /* bytes appended to FILE.kvss-new in a turn */
+    COMPACT_MIN = 1 << 20,   /* bytes of a file that is not worth the trouble */
+    COMPACT_REST_MS = 1000,  /* from one to the next, at least, and ... */
+    COMPACT_REST = 10,       /* times what it took: where much changes, it would never rest */
+    COMPACT_NICE = 10,       /* of the child: beside a busy kvss, it gets a tenth of a processor */
+    COMPACT_LEAST = 1 << 24, /* bytes: a store that needs less counts as one that needs this */
+    COMPACT_HASTE = 4,       /* times what the store needs: FILE is longer, so no rest */
+    COMPACT_FULL = 8,        /* times what the store needs: changes wait */
+    COPY_STEP = 1 << 20,     /* bytes appended to FILE.kvss-new in a turn */
 };
 
 static struct {
@@ -2301,6 +2319,7 @@ static void compact_wait(void) {
         compact_fail(strerror(error));
     } else {
         compaction.phase = COPYING;
+        compaction.last_end = logfile.size; /* what came until now is copied step by step */
         compaction.size = lseek(compaction.fd, 0, SEEK_END);
     }
 }
@@ -2361,6 +2380,26 @@ static void compact_end(void) {
         log_fail(&logfile.untrusted, errno);
 }
 
+/* What FILE has to hold, for the bounds on its length. */
+static off_t compact_need(void) {
+    off_t size = compact_size();
+    return size > COMPACT_LEAST ? size : COMPACT_LEAST;
+}
+
+/* Once a turn. Without a limit, a client that changes one key again and again would fill the disk
+ * faster than compaction can free it. After a compaction has failed there is none: the disk still
+ * takes changes, and so nobody waits for what may fail again. */
+static void compact_set_limit(void) {
+    bool bounded = logfile.path && !compaction.failed && !server.read_only;
+    logfile.limit = bounded ? COMPACT_FULL * compact_need() : 0;
+}
+
+/* When the next one may begin. */
+static uint64_t compact_from(void) {
+    bool haste = !compaction.failed && logfile.size > COMPACT_HASTE * compact_need();
+    return haste ? 0 : compaction.from;
+}
+
 static bool compact_is_wanted(void) {
     bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
     return compaction.asked || logfile.untrusted || logfile.outdated || grown;
@@ -2368,10 +2407,11 @@ static bool compact_is_wanted(void) {
 
 /* When the loop has to look after it, or NEVER. */
 static uint64_t compact_next(void) {
+    if (compaction.phase == COPYING && !logfile.syncing) return server.now;
     if (compaction.phase != RESTING || logfile.syncing) return server.now + POLL_MS;
     if (!logfile.path) return NEVER;
     uint64_t look = store.deadlines_len ? server.now + CLOCK_LOOK_MS : NEVER; /* at the clock */
-    return compact_is_wanted() && compaction.from < look ? compaction.from : look;
+    return compact_is_wanted() && compact_from() < look ? compact_from() : look;
 }
 
 /* Once a turn. One sync goes on at a time: FILE's, once a second, or that of FILE.kvss-new. A
@@ -2391,7 +2431,7 @@ static void compact_step(void) {
     if (compaction.phase == WRITING) compact_wait();
     if (compaction.phase == COPYING && !logfile.syncing && !logfile.sync_error) compact_catch_up();
     if (compaction.phase == SYNCING && !logfile.syncing) compact_end();
-    bool rested = server.now >= compaction.from;
+    bool rested = server.now >= compact_from();
     if (compaction.phase == RESTING && rested && compact_is_wanted()) compact_begin();
 }
 
@@ -2873,8 +2913,8 @@ static void client_touch_keys(const struct client *c, const struct request *requ
     (void)touched;
 }
 
-/* False: it has to wait, for room for the reply, for its turn with AUTH, or because it's one more
- * slow request. */
+/* False: it has to wait, for room for the reply or in FILE, for its turn with AUTH, or because it's
+ * one more slow request. */
 static bool client_run_request(struct client *c, struct request *r) {
     if (c->out.len >= OUTPUT_MAX || !buf_reserve(&c->out, REPLY_ROOM)) return false;
     if (server.slow && !c->skipping && request_is_slow(r)) return false;
@@ -2883,6 +2923,8 @@ static bool client_run_request(struct client *c, struct request *r) {
         return false;
     }
     auth_leave(c);
+    c->held = !c->skipping && log_holds(r);
+    if (c->held) return false;
     if (!c->skipping) client_answer(c, r);
     c->skipping = false;
     return true;
@@ -2946,9 +2988,10 @@ static bool client_is_sending(const struct client *c) {
     return c->pending || c->out.len || (c->mailbox && c->mailbox->first);
 }
 
-/* It waits for its turn with AUTH, and nothing can be done for it before. */
+/* It waits for its turn with AUTH or for room in FILE, and nothing can be done for it before. */
 static bool client_waits(const struct client *c) {
-    return c->ticket && !c->out.len && !server.stopping;
+    bool waits = c->ticket || (c->held && log_is_full());
+    return waits && !c->out.len && !server.stopping;
 }
 
 /* Nothing waits to be sent to it but messages: or those who send them could keep it from being
@@ -2975,7 +3018,7 @@ static bool client_is_busy(const struct client *c) {
 /* When to close it, or NEVER. Half a line is no sign of life, or a byte now and then would be. */
 static uint64_t client_deadline(const struct client *c) {
     if (c->phase == LINGERING) return c->active;
-    if (c->ticket) return NEVER; /* it's kvss that lets it wait */
+    if (c->ticket || c->held) return NEVER; /* it's kvss that lets it wait */
     long seconds = options[TIMEOUT].value;
     return seconds ? c->active + (uint64_t)seconds * 1000 : NEVER;
 }
@@ -3213,6 +3256,7 @@ static void loop_send(struct client *c) {
 static void loop_turn(void) {
     fd_set readable, writable;
     int first = 0;
+    compact_set_limit();
     if (!loop_wait(&readable, &writable)) return;
     server.slow = false;
     for (int wire = 0; wire < WIRES; wire++)

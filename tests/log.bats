@@ -561,6 +561,25 @@ limited() {
     replies 'KV/1.0 GET k777' "200 OK $value"
 }
 
+@test "FILE stays under 128 MiB while one key of a small store is changed again and again" {
+    serve --data "$DATA"
+    connect
+    yes "KV/1.0 PUT k $(printf '%060000d' 0)" | head -n 4000 | talk >"$BATS_TEST_TMPDIR/flood" &
+    flood=$!
+    most=0
+    while kill -0 "$flood" 2>/dev/null; do
+        size=$(wc -c <"$DATA")
+        [ "$size" -le "$most" ] || most=$size
+        # Whoever only reads goes on.
+        says "$FD" 'KV/1.0 GET other' '404 NOT_FOUND'
+        sleep 0.01
+    done
+    wait "$flood"
+    hang_up "$FD"
+    [ "$most" -le $((1 << 27)) ]
+    [ "$(grep -c '^20[01] ' "$BATS_TEST_TMPDIR/flood")" = 4000 ]
+}
+
 @test "compaction goes on beside changes, and none is lost" {
     serve --data "$DATA"
     { seq 1 200000 | sed 's/.*/KV\/1.0 PUT k& old/'; seq 1 2 200000 | sed 's/.*/KV\/1.0 EXPIREAT k& 9999999999/'; } | talk >/dev/null
