@@ -1817,10 +1817,15 @@ static struct str request_shown(const struct request *r) {
  * If the disk takes nothing more, the promises of that turn become 500. Their lines are kept, and
  * tried again each second; until they are written nothing else is changed. If fsync() fails, it's
  * no use to call it again: the kernel may have dropped what it could not write (Rebello and others,
- * Can Applications Recover from fsync Failures?, 2020). Then Compaction writes FILE anew. */
+ * Can Applications Recover from fsync Failures?, 2020). Then Compaction writes FILE anew.
+ *
+ * FILE may be moved away or deleted while it is open. Writing goes on without an error then, but the
+ * next start would not find what was written. So kvss looks each second whether FILE still has its
+ * name. While it has not, changes get 500. */
 
 enum {
     RETRY_MS = 1000,      /* from one failure to the next try */
+    PLACE_MS = 1000,      /* from one look at FILE's name to the next */
     SYNC_MS = 1000,       /* from one sync to the next, with --fsync everysec */
     POLL_MS = 10,         /* from one look to the next at what goes on beside the loop */
     CLOCK_LOOK_MS = 1000, /* from one look at the machine's clock to the next, at most */
@@ -1837,14 +1842,25 @@ struct promise {
     size_t at; /* where it begins in out */
 };
 
+/* Where FILE is, as its name tells. */
+enum place {
+    IN_PLACE,
+    MOVED, /* nothing has its name: it was moved away or deleted */
+    TAKEN, /* something else has its name */
+};
+
 static struct {
     char *path;          /* of FILE, from the root; NULL: there is no log */
     int fd;              /* FILE, locked */
-    int folder;          /* that it's in */
+    char *folder_path;   /* of the folder that it's in */
+    int folder;          /* the same, open */
     off_t size;          /* its bytes, as far as lines are whole */
     off_t limit;         /* as many at most, or changes wait; 0: they don't. See Compaction */
     struct buf lines;    /* to be written */
     struct buf promises; /* replies that are about these lines */
+    enum place place;    /* when kvss last looked */
+    uint64_t look_at;    /* the next look: no earlier */
+    bool unseen;         /* lines were written since the last look */
     bool behind;         /* the lines could not be written */
     uint64_t retry_at;   /* then: no earlier */
     bool untrusted;      /* a sync has failed */
@@ -1855,7 +1871,7 @@ static struct {
     bool syncing;        /* one goes on beside the loop */
     int sync_error;      /* of the last one: of FILE, or of FILE.kvss-new while that is SYNCING */
     struct aiocb sync;
-} logfile;
+} logfile = {.folder = -1};
 
 static bool fsync_is(const char *when) { return strcmp(options[FSYNC].text, when) == 0; }
 
@@ -1870,6 +1886,16 @@ static bool file_is_at(const char *path, int fd) {
     struct stat named, opened;
     return stat(path, &named) == 0 && fstat(fd, &opened) == 0 && named.st_ino == opened.st_ino &&
            named.st_dev == opened.st_dev;
+}
+
+/* Where FILE is now. A name that can't be looked at tells nothing new. A symbolic link with the name
+ * of FILE is something else, wherever it leads: rename() would replace it. */
+static enum place file_place(void) {
+    struct stat named;
+    if (lstat(logfile.path, &named) < 0)
+        return errno == ENOENT || errno == ENOTDIR ? MOVED : logfile.place;
+    bool same = !S_ISLNK(named.st_mode) && file_is_at(logfile.path, logfile.fd);
+    return same ? IN_PLACE : TAKEN;
 }
 
 /* Writes it there, over what may be there already. False: errno says why, and a part of it may be
@@ -1896,11 +1922,16 @@ static void log_line(struct buf *lines, const char *verb, struct str key, struct
     buf_append(lines, STR("\n"));
 }
 
+/* Whether what is written now will be there at the next start. */
+static bool log_is_well(void) {
+    return !logfile.behind && !logfile.untrusted && logfile.place == IN_PLACE;
+}
+
 /* Changes are let in while the disk takes them, and there's memory for one more line. */
 static void log_set_read_only(void) {
     bool room = buf_reserve(&logfile.lines, REQUEST_MAX) &&
                 buf_reserve(&logfile.promises, sizeof(struct promise));
-    server.read_only = !room || logfile.behind || logfile.untrusted;
+    server.read_only = !room || !log_is_well();
 }
 
 /* Changes have to wait until a compaction has made FILE shorter. When kvss stops, nothing waits. */
@@ -1985,17 +2016,52 @@ static void promises_break(void) {
 static void log_fail(bool *trouble, int error) {
     char text[128];
     snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
-    if (!logfile.behind && !logfile.untrusted) event("error", options[DATA].text, str_of(text));
+    if (log_is_well()) event("error", options[DATA].text, str_of(text));
     *trouble = server.read_only = true;
     logfile.retry_at = server.now + RETRY_MS;
     promises_break();
 }
 
+static void log_say_well(void) {
+    if (log_is_well()) event("recover", options[DATA].text, STR("changes are made again"));
+}
+
 static void log_recover(bool *trouble) {
     if (!*trouble) return;
     *trouble = false;
-    if (!logfile.behind && !logfile.untrusted)
-        event("recover", options[DATA].text, STR("changes are made again"));
+    log_say_well();
+}
+
+/* A file's name is on the disk when its folder is. Some systems can't sync one, and say EINVAL. */
+static bool folder_sync(void) { return fsync(logfile.folder) == 0 || errno == EINVAL; }
+
+/* Opens the folder that FILE is in; again, if the old one was moved away with FILE in it. False:
+ * errno says why. */
+static bool folder_open(void) {
+    int fd = open(logfile.folder_path, O_RDONLY);
+    if (fd < 0) return false;
+    if (logfile.folder >= 0) close(logfile.folder);
+    logfile.folder = fd;
+    return true;
+}
+
+/* Looks where FILE is, and says what is new. FILE is back only when its name is on the disk. */
+static void log_look(void) {
+    enum place place = file_place();
+    const char *why = place == MOVED
+                          ? "is gone; changes get 500 until it is back, or COMPACT writes it anew"
+                          : "is another file now; changes get 500 until the right one is back";
+    logfile.look_at = server.now + PLACE_MS;
+    logfile.unseen = false;
+    if (place == logfile.place) return;
+    if (place == IN_PLACE && (!folder_open() || !folder_sync())) return;
+    logfile.place = place;
+    if (place == IN_PLACE) {
+        log_say_well();
+        return;
+    }
+    event("error", options[DATA].text, str_of(why));
+    promises_break();
 }
 
 /* What is written halfway is cut off, so that it's not there if kvss ends before the next try. If
@@ -2010,6 +2076,7 @@ static void log_write(void) {
     }
     logfile.size += (off_t)logfile.lines.len;
     logfile.lines.len = 0;
+    logfile.unseen = true;
     logfile.unsynced = !always;
     log_recover(&logfile.behind);
     if (always && fsync(logfile.fd) < 0) log_fail(&logfile.untrusted, errno);
@@ -2019,9 +2086,11 @@ static void log_write(void) {
     logfile.lines = (struct buf){NULL, 0, 0};
 }
 
-/* Once a turn, before any reply is sent. */
+/* Once a turn, before any reply is sent. Lines are written even when FILE has lost its name: a FILE
+ * that is moved back is complete. */
 static void log_commit(void) {
     if (!logfile.path) return;
+    if (server.now >= logfile.look_at) log_look();
     bool paused = logfile.behind && server.now < logfile.retry_at;
     if (logfile.lines.len && !paused) log_write();
     log_set_read_only();
@@ -2063,22 +2132,22 @@ static void log_sync(void) {
     sync_begin(logfile.fd);
 }
 
-/* A file's name is on the disk when its folder is. Some systems can't sync one, and say EINVAL. */
-static bool folder_sync(void) { return fsync(logfile.folder) == 0 || errno == EINVAL; }
-
 /* When the loop has to look after the log, or NEVER. */
 static uint64_t log_next(void) {
     if (logfile.syncing) return server.now + POLL_MS;
     uint64_t until = NEVER;
     if (logfile.unsynced && fsync_is("everysec")) until = logfile.sync_at;
     if (logfile.behind && logfile.retry_at < until) until = logfile.retry_at;
+    bool looks = logfile.unseen || logfile.place != IN_PLACE;
+    if (looks && logfile.look_at < until) until = logfile.look_at;
     return until;
 }
 
-/* At the end of kvss. False: it's not known whether the disk has all that was promised. */
+/* At the end of kvss. False: it's not known whether the disk has all that was promised, or the next
+ * start would not find it. */
 static bool log_close(void) {
     if (!logfile.path) return true;
-    logfile.retry_at = 0;
+    logfile.retry_at = logfile.look_at = 0;
     log_commit();
     sync_wait();
     int error = logfile.sync_error;
@@ -2086,7 +2155,7 @@ static bool log_close(void) {
     if (last && fsync(logfile.fd) < 0) error = errno;
     if (error) event("error", options[DATA].text, str_of(strerror(error)));
     close(logfile.fd);
-    return !error && !logfile.untrusted;
+    return !error && !logfile.untrusted && logfile.place == IN_PLACE;
 }
 
 /* == 13. Compaction ===============================================================================
@@ -2188,9 +2257,11 @@ static void copy_drop(void) {
 }
 
 /* FILE.kvss-new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody
- * has put another file in the place of FILE, that stays. */
+ * has put another file in the place of FILE, that stays. If FILE has been moved away, it has its
+ * name again. */
 static bool copy_take(void) {
-    if (!file_is_at(logfile.path, logfile.fd)) {
+    log_look();
+    if (logfile.place == TAKEN) {
         errno = EEXIST;
         return false;
     }
@@ -2199,6 +2270,7 @@ static bool copy_take(void) {
     logfile.fd = compaction.fd;
     logfile.size = compaction.size;
     compaction.fd = -1;
+    log_look();
     return true;
 }
 
@@ -2289,6 +2361,11 @@ static void compact_begin(void) {
     logfile.outdated = false; /* if the clock is set from now on, this one may have missed it */
     compaction.began = server.now;
     compaction.made_up = compaction.last_end = logfile.size;
+    log_look();
+    if (logfile.place == TAKEN) {
+        compact_fail(name_trouble(logfile.path, EEXIST));
+        return;
+    }
     if (!copy_open()) {
         compact_fail(name_trouble(compaction.path, errno));
         return;
@@ -2400,9 +2477,11 @@ static uint64_t compact_from(void) {
     return haste ? 0 : compaction.from;
 }
 
+/* While FILE is not in its place, that is for the operator to decide. */
 static bool compact_is_wanted(void) {
     bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
-    return compaction.asked || logfile.untrusted || logfile.outdated || grown;
+    bool needed = logfile.untrusted || logfile.outdated || grown;
+    return compaction.asked || (needed && logfile.place == IN_PLACE);
 }
 
 /* When the loop has to look after it, or NEVER. */
@@ -2512,11 +2591,9 @@ static void replay_open(const char *path) {
     if (!logfile.path || fstat(logfile.fd, &about) < 0) replay_die(path);
     logfile.size = about.st_size;
     compaction.path = path_join(logfile.path, ".kvss-new");
-    char *folder = path_join(logfile.path, "");
-    strrchr(folder, '/')[1] = '\0';
-    logfile.folder = open(folder, O_RDONLY);
-    if (logfile.folder < 0) replay_die(folder);
-    free(folder);
+    logfile.folder_path = path_join(logfile.path, "");
+    strrchr(logfile.folder_path, '/')[1] = '\0';
+    if (!folder_open()) replay_die(logfile.folder_path);
 }
 
 /* Runs a line. NULL, or what is wrong with it. That a key is not there is no reason to stop: its

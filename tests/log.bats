@@ -220,16 +220,75 @@ says_log() {
 }
 
 # bats test_tags=glibc
-@test "FILE that was moved away: no file of others is harmed" {
+@test "FILE that is moved away: changes get 500 until it is back, and then none is missing" {
     serve --data "$DATA"
-    ask 'KV/1.0 PUT k v'
+    gone=" error $DATA is gone; changes get 500 until it is back, or COMPACT writes it anew\$"
+    well=" recover $DATA changes are made again\$"
     mv "$DATA" "$DATA.moved"
-    echo precious >"$DATA"
-    ask 'KV/1.0 COMPACT' 'KV/1.0 PUT k w'
-    wait_until 20 says_log ' error compaction File exists$'
-    [ "$(cat "$DATA")" = precious ]
-    [ "$(tail -n 1 "$DATA.moved")" = 'KV/1.0 PUT k w' ]
-    crash
+    # After a quiet time, the server looks before it takes a change.
+    replies 'KV/1.0 PUT a 1' '500 SERVER_ERROR' 'KV/1.0 GET a' '404 NOT_FOUND' 'KV/1.0 PUT a 2' '500 SERVER_ERROR'
+    mv "$DATA.moved" "$DATA"
+    wait_until 20 says_log "$well"
+    connect
+    says $FD 'KV/1.0 PUT a 3' '201 CREATED'
+    mv "$DATA" "$DATA.moved"
+    # Within a second after a look, it may take one; FILE has it then, wherever FILE is.
+    printf '%s\n' 'KV/1.0 PUT a 4' 'KV/1.0 GET a' >&$FD
+    read -r -t 20 -u $FD _
+    read -r -t 20 -u $FD _ _ value
+    # It looks once more after the last change, even if nobody asks for anything.
+    log_grows() { [ "$(grep -c "$gone" "$LOG")" = "$1" ]; }
+    wait_until 20 log_grows 2
+    says $FD 'KV/1.0 PUT a 5' '500 SERVER_ERROR'
+    says $FD 'KV/1.0 GET a' "200 OK $value"
+    [ "$(tail -n 1 "$DATA.moved")" = "KV/1.0 PUT a $value" ]
+    status=0
+    stop "$PID" || status=$?
+    [ "$status" = 1 ]
+    log_grows 2
+    [ "$(grep -c "$well" "$LOG")" = 1 ]
+}
+
+# bats test_tags=glibc
+@test "FILE that is deleted, or its folder moved away: COMPACT writes it anew" {
+    gone=" error $BATS_TEST_TMPDIR/folder/data is gone;"
+    for how in "rm $BATS_TEST_TMPDIR/folder/data" "mv $BATS_TEST_TMPDIR/folder $BATS_TEST_TMPDIR/moved"; do
+        DATA=$BATS_TEST_TMPDIR/folder/data
+        mkdir -p "$BATS_TEST_TMPDIR/folder"
+        serve --data "$DATA"
+        replies 'KV/1.0 PUT a 1' '201 CREATED'
+        $how
+        mkdir -p "$BATS_TEST_TMPDIR/folder"
+        wait_until 20 says_log "$gone"
+        replies 'KV/1.0 PUT b 1' '500 SERVER_ERROR' 'KV/1.0 COMPACT' '202 ACCEPTED'
+        wait_until 20 says_log " recover $DATA changes are made again\$"
+        wait_until 20 gets 'KV/1.0 PUT b 2' '201 CREATED'
+        data 'KV/1.0 PUT a 1' 'KV/1.0 PUT b 2'
+        restart
+        replies 'KV/1.0 GET a' '200 OK 1' 'KV/1.0 GET b' '200 OK 2'
+        stop "$PID"
+        rm "$DATA"
+    done
+}
+
+# bats test_tags=glibc
+@test "FILE whose name something else has taken: that is not harmed" {
+    for make in 'echo precious' "ln -s $DATA.moved $DATA" "ln -s $DATA.nowhere $DATA" "mkdir $DATA"; do
+        serve --data "$DATA"
+        mv "$DATA" "$DATA.moved"
+        case $make in echo*) $make >"$DATA" ;; *) $make ;; esac
+        ls -lid "$DATA" >"$BATS_TEST_TMPDIR/before"
+        replies 'KV/1.0 PUT k w' '500 SERVER_ERROR' 'KV/1.0 COMPACT' '202 ACCEPTED'
+        wait_until 20 says_log " error compaction $DATA: this file is in the way; move it\$"
+        grep -q " error $DATA is another file now; changes get 500 until the right one is back\$" "$LOG"
+        diff "$BATS_TEST_TMPDIR/before" <(ls -lid "$DATA")
+        [ ! -e "$DATA.kvss-new" ]
+        status=0
+        stop "$PID" || status=$?
+        [ "$status" = 1 ]
+        diff "$BATS_TEST_TMPDIR/before" <(ls -lid "$DATA")
+        rm -r "$DATA" "$DATA.moved"
+    done
 }
 
 @test "a file named like FILE.kvss-new that is not kvss's own: it stays, and the server says so" {

@@ -143,6 +143,7 @@ static void process_begin(void) {
     memset(clients, 0, FDS * sizeof *clients);
     memset(&server, 0, sizeof server);
     memset(&logfile, 0, sizeof logfile);
+    logfile.folder = -1;
     memset(&compaction, 0, sizeof compaction);
     memset(&replay, 0, sizeof replay);
     memset(&attended, 0, sizeof attended);
@@ -170,6 +171,7 @@ static void process_end(struct store *kept) {
     managers_count = 0;
     if (logfile.path) sys_close(logfile.folder);
     sys_free(logfile.path);
+    sys_free(logfile.folder_path);
     sys_free(logfile.lines.bytes);
     sys_free(logfile.promises.bytes);
     sys_free(compaction.path);
