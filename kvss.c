@@ -122,6 +122,7 @@ struct str {
 struct buf {
     char *bytes;
     size_t len, size; /* bytes in use, of those that are there */
+    char *fixed;      /* static memory that it begins with, and never frees; or NULL */
 };
 
 #define TEXT(literal) .bytes = (literal), .len = sizeof(literal) - 1
@@ -208,9 +209,17 @@ static bool buf_reserve(struct buf *b, size_t room) {
     if (b->size - b->len >= room) return true;
     size_t size = b->size ? b->size : BUF_SIZE;
     while (size - b->len < room) size *= 2;
-    char *bytes = realloc(b->bytes, size);
-    if (bytes) b->bytes = bytes, b->size = size;
-    return bytes != NULL;
+    bool is_fixed = b->bytes == b->fixed;
+    char *bytes = realloc(is_fixed ? NULL : b->bytes, size);
+    if (!bytes) return false;
+    if (is_fixed && b->len) memcpy(bytes, b->bytes, b->len);
+    b->bytes = bytes;
+    b->size = size;
+    return true;
+}
+
+static void buf_free(struct buf *b) {
+    if (b->bytes != b->fixed) free(b->bytes);
 }
 
 /* All that's in it; good until it changes. */
@@ -222,13 +231,10 @@ static void buf_append(struct buf *b, struct str s) {
     b->len += s.len;
 }
 
-/* Takes n bytes off the start. When it's empty, one that had grown gives that memory back: a long
- * reply should not cost it for the rest of a connection. */
+/* Takes n bytes off the start. */
 static void buf_consume(struct buf *b, size_t n) {
     b->len -= n;
     memmove(b->bytes, b->bytes + n, b->len);
-    char *bytes = b->len == 0 && b->size > BUF_SIZE ? realloc(b->bytes, BUF_SIZE) : NULL;
-    if (bytes) b->bytes = bytes, b->size = BUF_SIZE;
 }
 
 /* == 2. Events ====================================================================================
@@ -475,6 +481,23 @@ static bool store_get(struct store *st, uint64_t hash, struct str key, struct st
     return true;
 }
 
+/* With --data, a server that is full must be able to start again, and the same entries do not always
+ * fit into the same memory: it depends on the order in which they come. So a part of the memory is
+ * set aside when the replay has ended. While it could not be set aside, nothing is added. */
+enum { RESERVE_PIECES = 32, RESERVE_PIECE = 65536 /* bytes */ };
+
+static void *reserve[RESERVE_PIECES];
+static int reserve_wanted, reserve_held; /* pieces */
+
+static bool store_has_reserve(void) {
+    while (reserve_held < reserve_wanted) {
+        reserve[reserve_held] = malloc(RESERVE_PIECE);
+        if (!reserve[reserve_held]) return false;
+        reserve_held++;
+    }
+    return true;
+}
+
 enum stored { STORED_NEW, STORED_OVER, NOT_STORED };
 
 /* NOT_STORED: out of memory, and the store is as it was. From three quarters full on, searches get
@@ -492,6 +515,7 @@ static enum stored store_put(struct store *st, uint64_t hash, struct str key, st
         memcpy(s->entry->bytes + key.len, value.bytes, value.len); /* 150 ns, and not 185 */
         return STORED_OVER;
     }
+    if (!store_has_reserve()) return NOT_STORED;
     struct entry *e = malloc(offsetof(struct entry, bytes) + key.len + value.len);
     if (!e) return NOT_STORED;
     e->key_len = (uint8_t)key.len;
@@ -756,6 +780,7 @@ static void expiry_forget(struct store *st, const struct entry *e) {
 /* Makes room for one more deadline, and for its place in the entry, which may move. False: out of
  * memory, and nothing has changed. */
 static bool expiry_begin(struct store *st, struct slot *s) {
+    if (!store_has_reserve()) return false;
     if (st->deadlines_len == st->deadlines_size) {
         uint32_t size = st->deadlines_size ? st->deadlines_size * 2 : DEADLINES_MIN;
         struct deadline *larger = realloc(st->deadlines, size * sizeof *larger);
@@ -2083,7 +2108,7 @@ static void log_write(void) {
     logfile.promises.len = 0;
     if (logfile.lines.size <= LINES_KEPT) return;
     free(logfile.lines.bytes);
-    logfile.lines = (struct buf){NULL, 0, 0};
+    logfile.lines = (struct buf){NULL, 0, 0, NULL};
 }
 
 /* Once a turn, before any reply is sent. Lines are written even when FILE has lost its name: a FILE
@@ -2310,7 +2335,7 @@ static void compact_close_sockets(void) {
 /* No malloc() here: at the time of the fork(), the thread of aio_fsync() may have been in it. */
 static void compact_child(int kvss, pid_t parent) {
     static char room[2 * REQUEST_MAX];
-    struct buf lines = {room, 0, sizeof room};
+    struct buf lines = {room, 0, sizeof room, room};
     int niceness = nice(COMPACT_NICE);
     (void)niceness; /* it does its work, however nice it is */
     compact_close_sockets();
@@ -2733,12 +2758,14 @@ static void replay_report(double seconds) {
 /* When it returns, there is a log. */
 static void replay_file(const char *path) {
     uint64_t started = clock_ms();
-    struct buf in = {NULL, 0, 0};
+    static char room[REPLAY_STEP + REQUEST_MAX];
+    struct buf in = {room, 0, sizeof room, room};
     ssize_t n;
     replay_open(path);
     logfile.offset = expiry_offset();
     do {
-        if (!buf_reserve(&in, REPLAY_STEP)) replay_die(path);
+        if (!buf_reserve(&in, 1))
+            replay_die(path); /* it is full: a line is longer than all of it */
         n = read(logfile.fd, in.bytes + in.len, in.size - in.len);
         if (n < 0) replay_die(path);
         in.len += (size_t)n;
@@ -2754,8 +2781,9 @@ static void replay_file(const char *path) {
     copy_drop();
     if (!copy_clear()) replay_die(compaction.path);
     if (!fsync_is("no") && fsync(logfile.fd) < 0) replay_die(path); /* what kill -9 left unsynced */
+    reserve_wanted = RESERVE_PIECES;
     replay_report((double)(clock_ms() - started) / 1000);
-    free(in.bytes);
+    buf_free(&in);
     free(replay.kept.bytes);
     free(replay.put_aside.bytes);
     log_set_read_only();
@@ -2859,7 +2887,15 @@ enum {
     LINGER_MS = 1000, /* to close after QUIT, and for all clients when kvss stops */
 };
 
-static char inputs[FD_SETSIZE][REQUEST_MAX]; /* every in. Pages never used cost no memory */
+/* Every in, and the first bytes of every out. They are static, so that a client can come and delete
+ * something when the memory is full. Pages never used cost no memory. */
+static char inputs[FD_SETSIZE][REQUEST_MAX];
+static char outputs[FD_SETSIZE][BUF_SIZE];
+
+/* An empty buffer for the replies to the client of that descriptor. */
+static struct buf client_output(int fd) {
+    return (struct buf){outputs[fd], 0, BUF_SIZE, outputs[fd]};
+}
 
 static void client_close(struct client *c, const char *why) {
     mailbox_leave(c);
@@ -2867,7 +2903,7 @@ static void client_close(struct client *c, const char *why) {
     event("disconnect", c->name, str_of(why));
     close(client_fd(c));
     store_close(c->store);
-    free(c->out.bytes);
+    buf_free(&c->out);
     *c = (struct client){.phase = CLOSED};
     server.clients--;
 }
@@ -3048,6 +3084,14 @@ static void client_read(struct client *c) {
     client_run(c);
 }
 
+/* When all replies are sent, an out buffer that had grown gives its memory back: one long reply
+ * should not cost it for the rest of a connection. */
+static void client_trim(struct client *c) {
+    if (c->out.len > 0 || c->out.size == BUF_SIZE) return;
+    buf_free(&c->out);
+    c->out = client_output(client_fd(c));
+}
+
 static void client_write(struct client *c) {
     ssize_t n = send(client_fd(c), c->out.bytes, c->out.len, 0);
     if (n < 0 && !would_block()) client_close(c, strerror(errno));
@@ -3055,6 +3099,7 @@ static void client_write(struct client *c) {
         server.bytes_out += (uint64_t)n;
         c->active = server.now;
         buf_consume(&c->out, (size_t)n);
+        client_trim(c);
         mailbox_taken(c);
     }
     c->blocked = c->out.len > 0;
@@ -3161,7 +3206,7 @@ static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *ad
     address_name(address, size, c.name);
     bool room = fd < server.descriptors && server.clients < options[CLIENTS].value;
     if (room && wire == LINES) c.store = store_open();
-    if (!room || !c.store || fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || !buf_reserve(&c.out, BUF_SIZE)) {
+    if (!room || !c.store || fcntl(fd, F_SETFL, O_NONBLOCK) < 0) {
         if (c.store) store_close(c.store);
         loop_refuse(wire, fd, c.name);
         return;
@@ -3169,6 +3214,7 @@ static void loop_admit(enum wire wire, int fd, const struct sockaddr_storage *ad
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     c.in = inputs[fd];
+    c.out = client_output(fd);
     clients[fd] = c;
     attended.fds[attended.len++] = fd;
     server.clients++;

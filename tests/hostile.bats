@@ -236,3 +236,39 @@ stat() {
     [ "$(stat keys)" = 0 ]
     [ "$(ask "KV/1.0 PUT again $value")" = '201 CREATED' ]
 }
+
+# full [OPTION...]: a server that has filled the memory that it may have. Sets STORED, how many keys it
+# has, and VALUE, what most of them hold.
+full() {
+    local limit
+    if instrumented; then skip "what runs is not the server alone, and needs more than a limit allows"; fi
+    limit=$(ulimit -Sv)
+    ulimit -Sv 150000 2>/dev/null || skip "ulimit -v is refused here"
+    serve --quiet "$@"
+    ulimit -Sv "$limit"
+    VALUE=$(head -c 1000 /dev/zero | tr '\0' x)
+    # Values of a kilobyte, and then small ones for what is left.
+    { seq 1 100000 | sed "s/.*/KV\/1.0 PUT key& $VALUE/"; seq 1 100000 | sed 's/.*/KV\/1.0 PUT small& v/'; } |
+        talk | sort | uniq -c >"$BATS_TEST_TMPDIR/put"
+    grep -q ' 500 SERVER_ERROR$' "$BATS_TEST_TMPDIR/put"
+    STORED=$(sed -n 's/ 201 CREATED$//p' "$BATS_TEST_TMPDIR/put")
+}
+
+@test "out of memory: whoever comes is served, and can delete" {
+    full
+    fds=()
+    for _ in {1..50}; do connect; fds+=("$FD"); done
+    for fd in "${fds[@]}"; do says "$fd" 'KV/1.0 GET nobody' '404 NOT_FOUND'; done
+    says "$FD" 'KV/1.0 DEL key1' '204 NO_CONTENT'
+    says "$FD" "KV/1.0 PUT key1 $VALUE" '201 CREATED'
+    hang_up "${fds[@]}"
+    [ "$(stat keys)" = $((STORED)) ]
+}
+
+@test "out of memory: the server starts again under the same limit, with all that it held" {
+    full --data "$BATS_TEST_TMPDIR/data" --fsync no
+    stop "$PID"
+    ulimit -Sv 150000
+    serve --data "$BATS_TEST_TMPDIR/data" --fsync no
+    [ "$(stat keys)" = $((STORED)) ]
+}
