@@ -248,7 +248,7 @@ full() {
     ulimit -Sv "$limit"
     VALUE=$(head -c 1000 /dev/zero | tr '\0' x)
     # Values of a kilobyte, and then small ones for what is left.
-    { seq 1 100000 | sed "s/.*/KV\/1.0 PUT key& $VALUE/"; seq 1 100000 | sed 's/.*/KV\/1.0 PUT small& v/'; } |
+    { seq 1 160000 | sed "s/.*/KV\/1.0 PUT key& $VALUE/"; seq 1 100000 | sed 's/.*/KV\/1.0 PUT small& v/'; } |
         talk | sort | uniq -c >"$BATS_TEST_TMPDIR/put"
     grep -q ' 500 SERVER_ERROR$' "$BATS_TEST_TMPDIR/put"
     STORED=$(sed -n 's/ 201 CREATED$//p' "$BATS_TEST_TMPDIR/put")
