@@ -1916,10 +1916,11 @@ static bool file_is_at(const char *path, int fd) {
 /* Where FILE is now. A name that can't be looked at tells nothing new. A symbolic link with the name
  * of FILE is something else, wherever it leads: rename() would replace it. */
 static enum place file_place(void) {
-    struct stat named;
-    if (lstat(logfile.path, &named) < 0)
-        return errno == ENOENT || errno == ENOTDIR ? MOVED : logfile.place;
-    bool same = !S_ISLNK(named.st_mode) && file_is_at(logfile.path, logfile.fd);
+    struct stat named, opened;
+    bool absent = lstat(logfile.path, &named) < 0;
+    if (absent && (errno == ENOENT || errno == ENOTDIR)) return MOVED;
+    if (absent || fstat(logfile.fd, &opened) < 0) return logfile.place;
+    bool same = named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
     return same ? IN_PLACE : TAKEN;
 }
 
