@@ -156,6 +156,8 @@ static void process_begin(void) {
 /* As main() ends, and then all memory and all descriptors are free. kept: the store may outlive it.
  * */
 static void process_end(struct store *kept) {
+    while (reserve_held > 0) sys_free(reserve[--reserve_held]);
+    reserve_wanted = 0;
     while (retired) store_sweep();
     if (kept) *kept = store, memset(&store, 0, sizeof store);
     store_empty(&store);

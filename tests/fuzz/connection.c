@@ -194,7 +194,8 @@ static void check_lines(struct peer *p, bool exact) {
         failures += str_equal(answer, statuses[UNAUTHORIZED]);
         bool bye = !partial && str_equal(line, STR("KV/1.0 QUIT"));
         if (bye) MUST(str_equal(answer, STR("200 OK bye")));
-        struct str seen = {line.bytes, line.len < REQUEST_MAX ? line.len : REQUEST_MAX}, rest = seen;
+        struct str seen = {line.bytes, line.len < REQUEST_MAX ? line.len : REQUEST_MAX},
+                   rest = seen;
         bool is_ours = str_skip(&rest, STR("KV/1.0")) && (!rest.len || *rest.bytes == ' ');
         if (!is_ours && request_is_http(seen)) break;
         if (bye || failures == FAILURES_MAX) break;
