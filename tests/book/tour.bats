@@ -14,7 +14,7 @@ setup() {
 eval "follow_$(declare -f alike)"
 alike() {
     follow_alike "$@" | sed 's/^[0-9T:.-]*Z /TIME /; s/127\.0\.0\.1:[0-9]*/127.0.0.1:PORT/
-        s/htons([0-9]*)/htons(PORT)/; s/(4, 0x[0-9a-f]*,/(4, ADDRESS,/'
+        s/htons([0-9]*)/htons(PORT)/; s/(3, 0x[0-9a-f]*,/(3, ADDRESS,/'
 }
 
 # traces: whether this machine lets strace and gdb watch a program.
@@ -47,6 +47,8 @@ traces() {
 @test "docs/chapters: every command does what the pages show" {
     for page in "$ROOT"/docs/chapters/*.md; do
         echo "$page"
+        [ -z "${CONSOLE_PID-}" ] || stop "$CONSOLE_PID" # its FILE goes with the copy
+        CONSOLE_PID=''
         rm -r "$COPY"
         fresh_copy
         check_page "docs/chapters/${page##*/}"
