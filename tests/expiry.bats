@@ -262,10 +262,10 @@ gone() {
     for i in 3 1 4 2 5; do echo "KV/1.0 PUT k$i v"; echo "KV/1.0 EXPIRE k$i $i"; done | talk >/dev/null
     # Asked for all five at once, again and again: those that are gone are the first ones.
     left=5
-    while [ $left -gt 0 ]; do
+    while [ "$left" -gt 0 ]; do
         seq -f 'KV/1.0 GET k%.0f' 5 | talk >"$BATS_TEST_TMPDIR/five"
         left=$(grep -c '^200 OK v$' "$BATS_TEST_TMPDIR/five" || :)
-        cmp "$BATS_TEST_TMPDIR/five" <(yes '404 NOT_FOUND' | head -n $((5 - left)); yes '200 OK v' | head -n $left)
+        cmp "$BATS_TEST_TMPDIR/five" <(yes '404 NOT_FOUND' | head -n $((5 - left)); yes '200 OK v' | head -n "$left")
     done
 }
 

@@ -143,6 +143,8 @@ own_port() {
     wait_until 10 connected
     # All of it waits in the sockets, so that the honest client comes after the others.
     kill -s STOP "$PID"
+    stopped() { [[ $(ps -o stat= -p "$PID") == T* ]]; }
+    wait_until 10 stopped
     for fd in "${fds[@]}"; do printf 'KV/1.0 AUTH ray %d\n' 1 2 3 4 >&"$fd"; done
     printf 'KV/1.0 AUTH ray a password of many words\nKV/1.0 GET k\n' >&"$honest"
     echo 'KV/1.0 PUT k v' >&"$other"
