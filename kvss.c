@@ -2561,9 +2561,10 @@ static enum status command_compact(struct request *r) {
 /* == 14. Replay ===================================================================================
  *
  * Beyond the lab: at the start FILE is run again, line by line, as if a client had sent it. Its
- * last line may be torn, where the end came while it was written. It was promised to nobody, and is
- * cut off. Any other bad line means that something else has gone wrong: kvss does not start; or,
- * with --repair, it moves such lines, and a torn one, to FILE.bad.
+ * last line may be torn, where the end came while it was written. It is cut off: with --fsync always
+ * it was acknowledged to nobody, else it is among the last second or two that a power cut may take.
+ * Any other bad line means that something else has gone wrong: kvss does not start; or, with
+ * --repair, it moves such lines, and a torn one, to FILE.bad.
  *
  * Meanwhile server.now is 0, so that no deadline is past: another line may put off what is past by
  * now, and was not then.
