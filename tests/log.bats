@@ -230,17 +230,17 @@ says_log() {
     mv "$DATA.moved" "$DATA"
     wait_until 20 says_log "$well"
     connect
-    says $FD 'KV/1.0 PUT a 3' '201 CREATED'
+    says "$FD" 'KV/1.0 PUT a 3' '201 CREATED'
     mv "$DATA" "$DATA.moved"
     # Within a second after a look, it may take one; FILE has it then, wherever FILE is.
-    printf '%s\n' 'KV/1.0 PUT a 4' 'KV/1.0 GET a' >&$FD
-    read -r -t 20 -u $FD _
-    read -r -t 20 -u $FD _ _ value
+    printf '%s\n' 'KV/1.0 PUT a 4' 'KV/1.0 GET a' >&"$FD"
+    read -r -t 20 -u "$FD" _
+    read -r -t 20 -u "$FD" _ _ value
     # It looks once more after the last change, even if nobody asks for anything.
     log_grows() { [ "$(grep -c "$gone" "$LOG")" = "$1" ]; }
     wait_until 20 log_grows 2
-    says $FD 'KV/1.0 PUT a 5' '500 SERVER_ERROR'
-    says $FD 'KV/1.0 GET a' "200 OK $value"
+    says "$FD" 'KV/1.0 PUT a 5' '500 SERVER_ERROR'
+    says "$FD" 'KV/1.0 GET a' "200 OK $value"
     [ "$(tail -n 1 "$DATA.moved")" = "KV/1.0 PUT a $value" ]
     status=0
     stop "$PID" || status=$?
