@@ -219,7 +219,10 @@ static size_t frames_read(const struct peer *p) {
             pads |= n == FRAME_SIZE;
             padding = pads ? FRAME_SIZE - n : 0;
             struct str frame = {(const char *)p->sent.at + at, n};
-            if (frame_to_line(frame, &line) && request_is_http(line)) return frames + 1;
+            bool bad = frame_to_line(frame, &line) != NULL;
+            struct str rest =
+                line; /* with a verb and a bad name, it is a request that was refused */
+            if (bad && !str_skip(&rest, STR("KV/1.0 ")) && request_is_http(line)) return frames + 1;
             at += n;
         }
     }
