@@ -88,7 +88,7 @@ emulate aarch64
 others=(tests/) same_libc=(tests/)
 emulated=(tests/{client,expiry,frames,log,mailboxes,model,protocol,server}.bats)
 if [ -n "${QUICK-}" ]; then
-    others=(tests/{client,expiry,frames,protocol}.bats)
+    others=(tests/{expiry,protocol}.bats)
     same_libc=(tests/protocol.bats) emulated=(tests/protocol.bats)
 fi
 export PATIENCE=50 BATS_TEST_TIMEOUT=6000 # qemu is slow, and all of this at once, too
