@@ -18,7 +18,7 @@ done
 
 status=0
 files=(tests/)
-[ -z "${QUICK-}" ] || files=(tests/{client,protocol}.bats)
+[ -z "${QUICK-}" ] || files=(tests/{client,expiry,frames,protocol,server}.bats)
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client CRASH=USR1 PATIENCE=50 BATS_TEST_TIMEOUT=6000 \
     bats --jobs 2 "${files[@]}" || status=$?
 [ -n "${QUICK-}" ] || tests/faults/sweep.py "$FOLDER/kvss" || status=$?

@@ -34,7 +34,7 @@ done
 # on, or close its stdin, which valgrind keeps from it. Tests that measure memory and time, or have
 # calls fail by a shared object, see that they can't (instrumented and faulty, in the tests).
 files=(tests/)
-[ -z "${QUICK-}" ] || files=(tests/protocol.bats)
+[ -z "${QUICK-}" ] || files=(tests/{frames,protocol}.bats)
 status=0
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=100 BATS_TEST_TIMEOUT=6000 \
     bats --jobs 2 --filter-tags '!timing,!process' "${files[@]}" || status=$?
