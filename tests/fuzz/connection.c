@@ -219,10 +219,12 @@ static size_t frames_read(const struct peer *p) {
             pads |= n == FRAME_SIZE;
             padding = pads ? FRAME_SIZE - n : 0;
             struct str frame = {(const char *)p->sent.at + at, n};
-            bool bad = frame_to_line(frame, &line) != NULL;
-            struct str rest =
-                line; /* with a verb and a bad name, it is a request that was refused */
-            if (bad && !str_skip(&rest, STR("KV/1.0 ")) && request_is_http(line)) return frames + 1;
+            /* A wrong frame that is HTTP ends the connection. One whose verb was found has become a line
+             * of KV/1.0: its end may look like HTTP, and it is refused like any other. */
+            bool wrong = frame_to_line(frame, &line) != NULL;
+            struct str rest = line;
+            bool has_verb = str_skip(&rest, STR("KV/1.0 "));
+            if (wrong && !has_verb && request_is_http(line)) return frames + 1;
             at += n;
         }
     }
