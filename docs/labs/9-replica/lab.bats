@@ -182,9 +182,12 @@ compact() {
     FOLLOWER=$PORT
     soon '404 NOT_FOUND' 'KV/1.0 GET goes'
     soon '404 NOT_FOUND' 'KV/1.0 GET stays'
+    # The follower hides them, and keeps them: their deadlines may still be put off.
+    [[ $(follower 'KV/1.0 STATS') == '200 OK keys=2 '* ]]
     printf 'KV/1.0 EXPIREAT stays %d\n' $(($(date +%s) + 1000)) >>"$DATA.seen"
     soon '200 OK 1' 'KV/1.0 GET stays'
     [ "$(follower 'KV/1.0 GET goes')" = '404 NOT_FOUND' ]
+    [[ $(follower 'KV/1.0 STATS') == '200 OK keys=2 '* ]]
 }
 
 @test "no FILE, no log, a bad line, options that don't go together: one line, and the end" {
