@@ -59,14 +59,14 @@ test: all
 
 bench soak attacks demo: kvss
 
-bench:    ; @tests/bench/run.bash
-portable: ; @tests/portable.bash
-valgrind: ; @tests/valgrind.bash
-coverage: ; @tests/coverage.bash
-faults:   ; @tests/faults/run.bash
-fuzz:     ; @tests/fuzz/run.bash
-soak:     ; @tests/soak/soak.py --kvss ./kvss --seconds $${SECONDS:-900} $${SEED:+--seed $$SEED}
-attacks:  ; @tests/soak/attacks.bash
+bench:    ; @tests/tools/bench/run.bash
+portable: ; @tests/tools/portable/run.bash
+valgrind: ; @tests/tools/valgrind/run.bash
+coverage: ; @tests/tools/coverage/run.bash
+faults:   ; @tests/tools/faults/run.bash
+fuzz:     ; @tests/tools/fuzz/run.bash
+soak:     ; @tests/tools/soak/soak.py --kvss ./kvss --seconds $${SECONDS:-900} $${SEED:+--seed $$SEED}
+attacks:  ; @tests/tools/soak/attacks.bash
 labs:     ; @tests/book/labs.bash
 demo:     ; @docs/figures/demo.bash
 

@@ -238,7 +238,7 @@ various() {
 }
 
 @test "docs/performance.md has the tables that its numbers give" {
-    same page "$(cat "$ROOT/docs/performance.md")" "$("$ROOT/tests/bench/page.bash" --print)"
+    same page "$(cat "$ROOT/docs/performance.md")" "$("$ROOT/tests/tools/bench/page.bash" --print)"
     grep -q '^| 50 clients, depth 100 | redis | throughput | [0-9]' "$ROOT/docs/performance.md"
 }
 
@@ -252,7 +252,7 @@ various() {
     rm docs/figures/performance-*.svg
     make() { command make -n "$@" >made; } # it takes minutes
     eval "$(block docs/performance.md draw)"
-    grep -q tests/bench/run.bash made
+    grep -q tests/tools/bench/run.bash made
     for file in performance.md figures/performance-{active,depth,idle,waits}.svg; do
         cmp "docs/$file" "$ROOT/docs/$file"
     done

@@ -15,7 +15,7 @@ setup() {
 # python: the test needs it, and the server threads.py of the benchmark, in the student's folder.
 python() {
     command -v python3 >/dev/null || skip "python3 is needed: apt-get install python3"
-    sed 's/^import sys$/import os, sys/' "$ROOT/tests/bench/threads.py" >"$STUDENT/server.py"
+    sed 's/^import sys$/import os, sys/' "$ROOT/tests/tools/bench/threads.py" >"$STUDENT/server.py"
 }
 
 # marks GROUP: the group's line in the table that was printed.

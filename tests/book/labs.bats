@@ -53,7 +53,7 @@ setup() { cd "$ROOT/docs/labs" || return; }
     grep -q '^+++ b/kvss.c' mine
 }
 
-@test "docs/labs/README.md: a measurement with tests/bench/load.c" {
+@test "docs/labs/README.md: a measurement with tests/tools/bench/load.c" {
     [ "$(uname)" = Linux ] || skip "it needs Linux"
     fresh_copy
     cp -R "$KVSS" "$ROOT/tests" "$COPY"

@@ -21,7 +21,7 @@ setup() {
     rm tests/public/[134]*.bats # two groups of tests are enough here
     mkdir -p students/{an,binh,chi,dung} bin
     printf '#!/bin/sh\nexec "%s" --port "$1"\n' "$KVSS" >students/binh/start
-    cp tests/bench/threads.py students/an/server.py
+    cp tests/tools/bench/threads.py students/an/server.py
     printf '#!/bin/sh\ntest "$1" = Server && exec "%s" --port "$2"\n' "$KVSS" >bin/java
     printf '#!/bin/sh\nexec "%s" --quit-stops-server --port "$1"\n' "$KVSS" >students/dung/server
     chmod +x bin/java students/{binh/start,dung/server}

@@ -6,7 +6,7 @@
 #     docs/labs/7-sorted/measure.bash [KEYS...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
-. tests/bench/common.bash
+. tests/tools/bench/common.bash
 
 # used: nanoseconds that the server has run so far.
 used() { cut -d ' ' -f 1 "/proc/$PID/schedstat"; }

@@ -2,7 +2,7 @@
  * of zeros. A flood of them is one long run of slots, and the search for each goes through it: what
  * an attacker could do who knows the seed. It takes kvss's own hash, from kvss.c. */
 #define main kvss_main
-#include "../../kvss.c"
+#include "../../../kvss.c"
 #undef main
 
 int main(int argc, char **argv) {

@@ -2,12 +2,12 @@
 # Calls of kvss fail, one in each session: the short form of faults/sweep.py and faults/client.py.
 # `make faults` makes every call fail that can.
 
-load ../helper
+load ../../helper
 
 # bats 1.8 takes a skip in setup_file for a failure.
 setup_file() {
     if [ -x "$(command -v cc)" ]; then
-        "$ROOT/tests/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
+        "$ROOT/tests/tools/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"
     fi
 }
 
@@ -19,7 +19,7 @@ setup() {
 
 # sweep VARIANT
 sweep() {
-    "$ROOT/tests/faults/sweep.py" --short --variant "$1" "$BATS_FILE_TMPDIR/kvss"
+    "$ROOT/tests/tools/faults/sweep.py" --short --variant "$1" "$BATS_FILE_TMPDIR/kvss"
 }
 
 @test "a fault in each session: two clients, and FILE that is synced always and written anew" {
@@ -39,8 +39,8 @@ sweep() {
 }
 
 @test "a fault in each session: the client, once, in a batch and at the prompt" {
-    KVSS_SOURCE=kvss_client.c "$ROOT/tests/faults/build.bash" "$BATS_TEST_TMPDIR/kvss_client"
-    KVSS=$BATS_FILE_TMPDIR/kvss "$ROOT/tests/faults/client.py" --short "$BATS_TEST_TMPDIR/kvss_client"
+    KVSS_SOURCE=kvss_client.c "$ROOT/tests/tools/faults/build.bash" "$BATS_TEST_TMPDIR/kvss_client"
+    KVSS=$BATS_FILE_TMPDIR/kvss "$ROOT/tests/tools/faults/client.py" --short "$BATS_TEST_TMPDIR/kvss_client"
 }
 
 @test "setitimer() fails: while some are busy, the others are served all the same" {

@@ -8,7 +8,7 @@
 # process, which must be empty in the end: so a server that a test has killed, or a client whose
 # status no test looks at, counts.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../../.."
 
 FOLDER=$(mktemp -d)
 trap 'rm -rf "$FOLDER"' EXIT

@@ -1,6 +1,6 @@
 /* Debian's musl has no crypt(), unlike musl itself. There, libxcrypt's static library stands in:
  *
- *     make CC=musl-gcc LDLIBS="tests/musl_crypt.c /usr/lib/x86_64-linux-gnu/libcrypt.a"
+ *     make CC=musl-gcc LDLIBS="tests/tools/portable/musl_crypt.c /usr/lib/x86_64-linux-gnu/libcrypt.a"
  *
  * It was compiled for glibc; these are the functions that it expects there. */
 #include <stdarg.h>

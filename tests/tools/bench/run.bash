@@ -10,7 +10,7 @@ set -eu
 # shellcheck source-path=SCRIPTDIR source=common.bash
 source "${BASH_SOURCE[0]%/*}/common.bash"
 needs cc=gcc redis-server=redis-server memcached=memcached python3=python3 taskset=util-linux ss=iproute2
-BENCH=$ROOT/tests/bench
+BENCH=$ROOT/tests/tools/bench
 OUT=${OUT:-bench.tsv}
 ROUNDS=7 MS=400 PLAN=400000 MILLION=1000000 SWEEP=3
 [ -z "${QUICK-}" ] || ROUNDS=1 MS=40 PLAN=20000 MILLION=50000 SWEEP=1

@@ -2,7 +2,7 @@
 # A short soak, and the attacks in small: that others are served meanwhile, in whatever time it
 # takes. make soak and make attacks are the long ones.
 
-load ../helper
+load ../../helper
 
 setup() {
     [ "$(uname)" = Linux ] || skip "epoll() and /proc are needed"
@@ -13,7 +13,7 @@ setup() {
 
 # compile NAME SOURCE [FLAG...]: a tool of the tests.
 compile() {
-    "${CC:-cc}" -std=gnu11 -O2 -o "$1" "$ROOT/tests/$2" "${@:3}"
+    "${CC:-cc}" -std=gnu11 -O2 -o "$1" "$ROOT/tests/tools/$2" "${@:3}"
 }
 
 descriptors() {
@@ -30,7 +30,7 @@ others() {
 survives() {
     local line
     mkfifo ready
-    "$ROOT/tests/soak/attackers.py" "$1" "$PORT" "${@:2}" >ready 3>&- &
+    "$ROOT/tests/tools/soak/attackers.py" "$1" "$PORT" "${@:2}" >ready 3>&- &
     attacker=$!
     exec 8<ready
     read -r -t 600 -u 8 line
@@ -56,7 +56,7 @@ start() {
 
 # bats test_tags=crypt
 @test "a short soak: 300 clients, good and bad, beside a model" {
-    "$ROOT/tests/soak/soak.py" --kvss "$KVSS" --seconds 5 --clients 300
+    "$ROOT/tests/tools/soak/soak.py" --kvss "$KVSS" --seconds 5 --clients 300
 }
 
 @test "slowloris, readers that stop, connections in turn" {

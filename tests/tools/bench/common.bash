@@ -2,7 +2,7 @@
 # What the benchmarks share. Each server is pinned to one core, and the load to another; servers listen
 # on loopback only, on free ports, and end with the script, which leaves nothing behind.
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 SERVER_CORE=0
 LOAD_CORE=$(($(nproc) > 1 ? 1 : 0))
 WORK=$(mktemp -d)
@@ -93,5 +93,5 @@ value() {
 
 build() {
     make -s -C "$ROOT" kvss
-    cc -std=gnu11 -O2 -o "$WORK/load" "$ROOT/tests/bench/load.c"
+    cc -std=gnu11 -O2 -o "$WORK/load" "$ROOT/tests/tools/bench/load.c"
 }

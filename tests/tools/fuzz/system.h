@@ -582,7 +582,7 @@ static FILE *quiet; /* what kvss prints on stderr goes here */
 #define stderr quiet
 
 #pragma clang attribute pop
-#include "../../kvss.c"
+#include "../../../kvss.c"
 
 #undef calloc
 #undef exit

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import itertools
 import os
+import pathlib
 import random
 import re
 import resource
@@ -689,8 +690,8 @@ async def soak(arguments, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    parser.add_argument("--kvss", default=os.path.join(root, "kvss"))
+    root = pathlib.Path(__file__).resolve().parents[3]
+    parser.add_argument("--kvss", default=str(root / "kvss"))
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1000000))

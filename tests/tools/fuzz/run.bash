@@ -2,13 +2,13 @@
 # run.bash [lines|frames|data...]: fuzzes kvss with clang's libFuzzer, ASan and UBSan, on these
 # entries or on all. First the corpus is replayed, then each is fuzzed for TIME seconds, 60 or as
 # given; 0: not at all. FAST=1 is without sanitizers, and ten times as fast. What is found is kept
-# in OUT, tests/fuzz/out or as given:
+# in OUT, tests/tools/fuzz/out or as given:
 #
 #     OUT/lines crash-...     runs that input again
 #
 # and new inputs in OUT/lines.new. To keep what of them is worth it:
 #
-#     OUT/lines -merge=1 tests/fuzz/corpus/lines OUT/lines.new
+#     OUT/lines -merge=1 tests/tools/fuzz/corpus/lines OUT/lines.new
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 TIME=${TIME:-60}

@@ -7,13 +7,13 @@
 # be made to fail; they don't, unless a sweep has them fail. What a program did that is killed by a signal
 # is not counted.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../../.."
 
 FOLDER=$(mktemp -d)
 trap 'rm -rf "$FOLDER"' EXIT
 for program in kvss kvss_client; do
-    FLAGS='-O0 -g --coverage tests/coverage.c -Wl,--wrap=_exit' CC=gcc KVSS_SOURCE=$PWD/$program.c \
-        tests/faults/build.bash "$FOLDER/$program"
+    FLAGS='-O0 -g --coverage tests/tools/coverage/coverage.c -Wl,--wrap=_exit' CC=gcc KVSS_SOURCE=$PWD/$program.c \
+        tests/tools/faults/build.bash "$FOLDER/$program"
 done
 
 status=0
@@ -21,8 +21,8 @@ files=(tests/)
 [ -z "${QUICK-}" ] || files=(tests/{client,expiry,frames,protocol,server}.bats)
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client CRASH=USR1 PATIENCE=50 BATS_TEST_TIMEOUT=6000 \
     bats --jobs 2 "${files[@]}" || status=$?
-[ -n "${QUICK-}" ] || tests/faults/sweep.py "$FOLDER/kvss" || status=$?
-[ -n "${QUICK-}" ] || KVSS=$FOLDER/kvss tests/faults/client.py "$FOLDER/kvss_client" || status=$?
+[ -n "${QUICK-}" ] || tests/tools/faults/sweep.py "$FOLDER/kvss" || status=$?
+[ -n "${QUICK-}" ] || KVSS=$FOLDER/kvss tests/tools/faults/client.py "$FOLDER/kvss_client" || status=$?
 
 # missed FILE: what gcov has noted in it, as FILE:LINE: what: the source.
 missed() {

@@ -1,4 +1,4 @@
-/* Linked into both programs by tests/coverage.bash. What was run is written down by exit() only; this
+/* Linked into both programs by tests/tools/coverage/run.bash. What was run is written down by exit() only; this
  * does it before a child ends by _exit(), and before a crash that a test has brought about, by
  * SIGUSR1. No call of gcov's own must fail. */
 #define _POSIX_C_SOURCE 200809L

@@ -11,7 +11,7 @@ set -eu
 # shellcheck source-path=SCRIPTDIR source=../bench/common.bash
 source "${BASH_SOURCE[0]%/*}/../bench/common.bash"
 needs cc=gcc python3=python3 taskset=util-linux openssl=openssl
-SOAK=$ROOT/tests/soak
+SOAK=$ROOT/tests/tools/soak
 ROUNDS=${ROUNDS:-5} MS=2000 COLLIDING=200000 KNOWN=50000 KEYS=100000
 build
 (umask 077; echo "adam:$(openssl passwd -6 eve)" >"$WORK/managers")

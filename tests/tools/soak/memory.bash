@@ -3,11 +3,11 @@
 # full. Then the server is stopped and started under the same limit, and each key that got 201 has to be
 # there. A row for each combination: how many keys there were, and how long the start took.
 #
-#     bash tests/soak/memory.bash [kB of ulimit -v...]      (300000 2097152)
+#     bash tests/tools/soak/memory.bash [kB of ulimit -v...]      (300000 2097152)
 set -eu -o pipefail
 BATS_TEST_TMPDIR=$(mktemp -d /tmp/kvss-memory.XXXXXX)
-# shellcheck source-path=SCRIPTDIR source=../helper.bash
-source "${BASH_SOURCE[0]%/*}/../helper.bash"
+# shellcheck source-path=SCRIPTDIR source=../../helper.bash
+source "${BASH_SOURCE[0]%/*}/../../helper.bash"
 trap 'kill "${SERVERS[@]}" 2>/dev/null || :; rm -rf "$BATS_TEST_TMPDIR"' EXIT
 PATIENCE=10 REPLY_WITHIN=600 DATA=$BATS_TEST_TMPDIR/data REPLIES=$BATS_TEST_TMPDIR/replies
 [ $# -gt 0 ] || set -- 300000 2097152

@@ -12,7 +12,7 @@
 #
 # and with the tag own, that they bring programs of their own, or are about something else.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../../.."
 
 FOLDER=$(mktemp -d)
 trap 'rm -rf "$FOLDER"' EXIT
@@ -73,11 +73,11 @@ compile gcc CC=gcc
 compile clang CC=clang
 compile tcc CC=tcc
 compile musl CC='musl-gcc -static' \
-    LDLIBS="$PWD/tests/musl_crypt.c $(gcc -print-file-name=libcrypt.a)"
+    LDLIBS="$PWD/tests/tools/portable/musl_crypt.c $(gcc -print-file-name=libcrypt.a)"
 compile gcc-m32 CC="gcc -m32 -idirafter /usr/include/$(gcc -print-multiarch)" \
-    LDLIBS="$PWD/tests/no_crypt.c"
-compile s390x CC=s390x-linux-gnu-gcc LDLIBS="$PWD/tests/no_crypt.c"
-compile aarch64 CC=aarch64-linux-gnu-gcc LDLIBS="$PWD/tests/no_crypt.c"
+    LDLIBS="$PWD/tests/tools/portable/no_crypt.c"
+compile s390x CC=s390x-linux-gnu-gcc LDLIBS="$PWD/tests/tools/portable/no_crypt.c"
+compile aarch64 CC=aarch64-linux-gnu-gcc LDLIBS="$PWD/tests/tools/portable/no_crypt.c"
 emulate s390x
 emulate aarch64
 
