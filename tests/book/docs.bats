@@ -210,7 +210,7 @@ various() {
     {
         sed -n 's/^\([0-9]> \)\{0,1\}\(KV\/1.0 .*\)/\2/p' "$ROOT/docs/protocol.md" |
             awk '{ print; print $0 " x"; sub(/ [^ ]*$/, ""); print; print $0 " " }'
-        awk -v seed=5 -v n=20000 -f "$ROOT/tests/generate.awk" | tr '\001' '\000'
+        "$ROOT/tests/tools/soak/model.py" generate 5 20000
         echo
     } | LC_ALL=C.UTF-8 grep -a -x '.*' |
         grep -a -v -e '^KV/1.0 \(MANAGE\|AUTH\|QUIT.\{0,1\}$\)' -e '^KV/1.0 LIST user($' \

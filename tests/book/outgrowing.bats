@@ -39,11 +39,17 @@ free_port() {
     stop "$PID"
 }
 
+# random_requests SEED COUNT: with a control character in place of each NUL, which not every awk can read.
+random_requests() {
+    "$ROOT/tests/tools/soak/model.py" generate "$@" | tr '\000' '\001'
+}
+
 # random_data: a data file that kvss has written of thousands of requests, with all bytes that keys
 # and values may have, and a file of the keys. The server goes on.
 random_data() {
+    needs python3 python3
     serve --data "$DATA"
-    awk -v seed=7 -v n=20000 -f "$ROOT/tests/generate.awk" | grep -a '^KV/1.0 [PD]' |
+    random_requests 7 20000 | grep -a '^KV/1.0 [PD]' |
         awk 'NR % 3 { sub(/^[^ ]* [^ ]* [^ ]*/, "&" (NR % 1000)) } { print }' >"$COPY/requests"
     sed -n 's/^KV\/1.0 PUT \([^ ]*\) .*/\1/p' "$COPY/requests" | sort -u >"$COPY/keys"
     awk '{ print "KV/1.0 PUT", "-a\\\"'"'"'$*%s" NR, NR % 3 ? "$5" : "\\n \"" }' "$COPY/keys" \
@@ -154,10 +160,11 @@ END
 @test "a store moves to etcd" {
     needs etcd-server etcd
     needs etcd-client etcdctl
+    needs python3 python3
     serve --data "$DATA"
     local kvss=$PORT name server peer
     { echo 'KV/1.0 PUT gone x'; echo 'KV/1.0 DEL gone'
-        awk -v seed=3 -v n=400 -f "$ROOT/tests/generate.awk" | grep -a '^KV/1.0 [PD]'
+        random_requests 3 400 | grep -a '^KV/1.0 [PD]'
         printf '%s\n' "KV/1.0 PUT -a\"'\$*%s  - \"% "; } | talk >/dev/null
     sed -n 's/^KV\/1.0 PUT \([^ ]*\) .*/\1/p' "$DATA" | sort -u >"$COPY/keys"
     free_port

@@ -17,7 +17,7 @@ for program in kvss kvss_client; do
 done
 
 status=0
-files=(tests/)
+files=(tests/ tests/hostile/model.bats)
 [ -z "${QUICK-}" ] || files=(tests/{client,expiry,frames,protocol,server}.bats)
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client CRASH=USR1 PATIENCE=50 BATS_TEST_TIMEOUT=6000 \
     bats --jobs 2 "${files[@]}" || status=$?

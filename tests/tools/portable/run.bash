@@ -85,8 +85,8 @@ emulate aarch64
 # there, and locales are files in the byte order of this machine. Nor is hostile.bats, which is
 # about memory and descriptors: qemu has some of its own. Nor is roles.bats, for want of
 # crypt().
-others=(tests/) same_libc=(tests/)
-emulated=(tests/{client,expiry,frames,log,mailboxes,model,protocol,server}.bats)
+others=(tests/ tests/hostile/model.bats) same_libc=("${others[@]}")
+emulated=(tests/{client,expiry,frames,log,mailboxes,protocol,server,hostile/model}.bats)
 if [ -n "${QUICK-}" ]; then
     others=(tests/{client,expiry,frames,protocol}.bats)
     same_libc=(tests/protocol.bats) emulated=(tests/protocol.bats)

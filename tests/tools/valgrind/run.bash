@@ -33,7 +33,7 @@ done
 # the tag process, which look for the client by its name, or stop it by Ctrl-Z, where valgrind goes
 # on, or close its stdin, which valgrind keeps from it. Tests that measure memory and time, or have
 # calls fail by a shared object, see that they can't (instrumented and faulty, in the tests).
-files=(tests/)
+files=(tests/ tests/hostile/model.bats)
 [ -z "${QUICK-}" ] || files=(tests/{frames,protocol}.bats)
 status=0
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=100 BATS_TEST_TIMEOUT=6000 \
