@@ -218,8 +218,9 @@ various() {
 }
 
 @test "the grammar of docs/protocol.md takes the requests that kvss takes, and what it answers" {
+    command -v python3 >/dev/null || skip "python3 is needed"
     # in_grammar RULE
-    in_grammar() { perl "$ROOT/tests/book/grammar.pl" rules "$1"; }
+    in_grammar() { "$ROOT/tests/book/grammar.py" rules "$1"; }
     cd "$BATS_TEST_TMPDIR"
     block docs/protocol.md abnf >rules
     various >requests
