@@ -1,23 +1,13 @@
 # make             build kvss and kvss_client
 # make test        run the tests
+# make check       run all other checks as well: some 30 minutes, see .ci/run
+# make bench       measure it beside other servers: 6 minutes
 # make demo        watch a session; PACE=2 is half as fast
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
 # make SANITIZE=1  builds with AddressSanitizer and UBSan; CC=clang, tcc, musl-gcc, ... with another
 #                  compiler. When the flags change, everything is built anew.
-#
-# These take minutes, or with QUICK=1 less; the head of each script says more:
-#
-# make bench       measure it beside other servers
-# make portable    compile it with other compilers and for other processors, and test that
-# make valgrind    run the tests under memcheck
-# make coverage    see which lines and branches the tests run
-# make faults      make each call fail that can, one in each of thousands of sessions
-# make fuzz        have it read what nobody thought of, for TIME=60 seconds on each of three entries
-# make soak        serve a thousand clients, good and bad, for SECONDS=900, beside a model
-# make attacks     measure what hostile clients cost the others
-# make labs        check the labs, their tests and their model solutions
 
 PREFIX   ?= /usr/local
 STANDARD  = -std=c99 -Wall -Wextra -Wpedantic
@@ -57,18 +47,9 @@ test: all
 	@command -v bats >/dev/null || { echo 'make test needs bats: apt-get install bats' >&2; exit 1; }
 	bats tests/
 
-bench soak attacks demo: kvss
-
-bench:    ; @tests/tools/bench/run.bash
-portable: ; @tests/tools/portable/run.bash
-valgrind: ; @tests/tools/valgrind/run.bash
-coverage: ; @tests/tools/coverage/run.bash
-faults:   ; @tests/tools/faults/run.bash
-fuzz:     ; @tests/tools/fuzz/run.bash
-soak:     ; @tests/tools/soak/soak.py --kvss ./kvss --seconds $${SECONDS:-900} $${SEED:+--seed $$SEED}
-attacks:  ; @tests/tools/soak/attacks.bash
-labs:     ; @tests/book/labs.bash
-demo:     ; @docs/figures/demo.bash
+check: ; @.ci/run --installed
+bench: ; @tests/tools/bench/run.bash
+demo: kvss ; @docs/figures/demo.bash
 
 install: all
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/man/man1'
@@ -78,4 +59,4 @@ install: all
 clean:
 	rm -f $(PROGRAMS) .flags
 
-.PHONY: all test bench portable valgrind coverage faults fuzz soak attacks labs demo install clean always
+.PHONY: all test check bench demo install clean always

@@ -109,7 +109,7 @@ followed() {
         grep -q "^$target:" "$ROOT/Makefile" && grep -q "^# make $target " "$ROOT/Makefile" ||
             { echo "make $target?" >&2; false; }
     done
-    [ "$(wc -w <<<"$targets")" -ge 20 ]
+    [ "$(wc -w <<<"$targets")" -ge 10 ]
 }
 
 @test "servers that the text has started do start" {

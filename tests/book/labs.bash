@@ -23,7 +23,7 @@ jobs=()
 ! command -v parallel >/dev/null || jobs=(--jobs "$(nproc)")
 for tool in bats patch; do
     command -v $tool >/dev/null && continue
-    echo "make labs needs $tool: apt-get install $tool" >&2
+    echo "labs.bash needs $tool: apt-get install $tool" >&2
     exit 1
 done
 work=$(mktemp -d)

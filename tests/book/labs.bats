@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # The labs in docs/labs are whole: each has a page, tests and a model. Whether these do what they
-# should, make labs checks.
+# should, labs.bash checks.
 
 # shellcheck disable=SC2016 # these are backquotes of Markdown
 
@@ -46,7 +46,7 @@ setup() { cd "$ROOT/docs/labs" || return; }
     [[ $status = 1 && $output == *$'\n# 400 BAD_REQUEST'* && $output != *$'\nok '* ]]
     eval "$(tr '\n' ' ' <docs/labs/README.md | grep -o 'patch -p1 < docs/labs/[^`]*')"
     eval "$(line 3)"
-    [[ $(line 4) == 'bats tests/ '* ]] # make labs does that, for minutes
+    [[ $(line 4) == 'bats tests/ '* ]] # labs.bash does that, for minutes
     less() { cat "$@" | grep -v -e '^index ' -e '^@@ '; }
     eval "$(block docs/labs/README.md compare | sed -n 1p)" >mine
     eval "$(block docs/labs/README.md compare | sed -n 2p)" | diff mine -

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# make coverage    build both programs with gcov, run the suite and the fault sweeps on them, and print
-#                  how many of their lines and branches were run, and which were not; with QUICK=1, of
-#                  a part of the suite
+# Builds both programs with gcov, runs the suite and the fault sweeps on them, and prints how many of their
+# lines and branches were run, and which were not; with QUICK=1, of a part of the suite.
 #
 # What is compiled goes to a folder of its own, which is removed. Both programs are those whose calls can
 # be made to fail; they don't, unless a sweep has them fail. What a program did that is killed by a signal

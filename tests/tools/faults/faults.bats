@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # Calls of kvss fail, one in each session: the short form of faults/sweep.py and faults/client.py.
-# `make faults` makes every call fail that can.
+# `tests/tools/faults/run.bash` makes every call fail that can.
 
 load ../../helper
 

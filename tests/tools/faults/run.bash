@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# make faults            each call of kvss_client and kvss that can fail fails once, in a session of
-#                        its own; some minutes for each of four kinds of session with kvss
-# make faults QUICK=1    of each call the 1st, 4th, 16th, ...
+# Each call of kvss_client and kvss that can fail fails once, in a session of its own; some minutes for
+# each of four kinds of session with kvss. With QUICK=1, of each call the 1st, 4th, 16th, ...
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 FOLDER=$(mktemp -d)

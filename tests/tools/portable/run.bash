@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# make portable            compile with each compiler, without a warning, and run the suite on what
-#                          came of it; by qemu-user, on processors that this machine does not have
-# make portable QUICK=1    a part of the suite only
+# Compiles with each compiler, without a warning, and runs the suite on what came of it; by qemu-user, on
+# processors that this machine does not have. With QUICK=1, a part of the suite only.
 #
 # What is compiled goes to a folder of its own, which is removed. Tests say by tags what they need that
 # not all of these have:

@@ -4,9 +4,9 @@
 # us. The attacker shares a core with these 20: a part of what they wait is its work, and not the
 # server's.
 #
-#     make attacks            some five minutes
-#     make attacks ONLY=auth  one: slowloris, deaf, turns, lists, auth, flood, expiry, stats, leaves,
-#                             verb
+#     attacks.bash               some five minutes
+#     ONLY=auth attacks.bash     one: slowloris, deaf, turns, lists, auth, flood, expiry, stats,
+#                                leaves, verb
 set -eu
 # shellcheck source-path=SCRIPTDIR source=../bench/common.bash
 source "${BASH_SOURCE[0]%/*}/../bench/common.bash"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # A short soak, and the attacks in small: that others are served meanwhile, in whatever time it
-# takes. make soak and make attacks are the long ones.
+# takes. soak.py and attacks.bash are the long ones.
 
 load ../../helper
 

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# make valgrind            run the suite with both programs under valgrind's memcheck: no error,
-#                          nothing lost
-# make valgrind QUICK=1    a part of it
+# Runs the suite with both programs under valgrind's memcheck: no error, nothing lost. With QUICK=1, a part
+# of it.
 #
 # What is compiled goes to a folder of its own, which is removed. There, scripts of the
 # programs' names have valgrind run them. What it has to say goes to files, one for each
