@@ -24,9 +24,12 @@ int main(void) {
     for (int n = 0; store.tables[WHICH].used <= FULL_AT; n++) {
         struct str key = {name, (size_t)snprintf(name, sizeof name, "key%d", n)};
         uint64_t hash = store_hash(key);
-        if (hash >> 56 != WHICH) continue;
-        if (store.tables[WHICH].used == FULL_AT) print_table("before");
-        if (store_put(&store, hash, key, STR("value")) == NOT_STORED) return 1;
+        if (hash >> 56 != WHICH)
+            continue;
+        if (store.tables[WHICH].used == FULL_AT)
+            print_table("before");
+        if (store_put(&store, hash, key, STR("value")) == NOT_STORED)
+            return 1;
     }
     print_table("after");
     return 0;

@@ -62,20 +62,27 @@ int main(int argc, char **argv) {
         FD_ZERO(&readable);
         FD_SET(listener, &readable);
         for (int fd = 0; fd <= top; fd++)
-            if (clients[fd].open) FD_SET(fd, &readable);
-        if (select(top + 1, &readable, NULL, NULL, NULL) < 0) return 1;
+            if (clients[fd].open)
+                FD_SET(fd, &readable);
+        if (select(top + 1, &readable, NULL, NULL, NULL) < 0)
+            return 1;
         if (FD_ISSET(listener, &readable)) {
             int fd = accept(listener, NULL, NULL);
-            if (fd >= FD_SETSIZE) close(fd);
-            if (fd < 0 || fd >= FD_SETSIZE) continue;
+            if (fd >= FD_SETSIZE)
+                close(fd);
+            if (fd < 0 || fd >= FD_SETSIZE)
+                continue;
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
             clients[fd].open = true;
-            if (fd > top) top = fd;
+            if (fd > top)
+                top = fd;
         }
         for (int fd = 0; fd <= top; fd++)
-            if (clients[fd].open && FD_ISSET(fd, &readable)) client_read(fd);
+            if (clients[fd].open && FD_ISSET(fd, &readable))
+                client_read(fd);
         for (int fd = 0; fd <= top; fd++) {
-            if (clients[fd].open && waiting[fd]) (void)!send(fd, out, waiting[fd], 0);
+            if (clients[fd].open && waiting[fd])
+                (void)!send(fd, out, waiting[fd], 0);
             waiting[fd] = 0;
         }
     }

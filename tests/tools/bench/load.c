@@ -85,11 +85,14 @@ static size_t waits_len, waits_size;
 
 #define DIE(...) (fprintf(stderr, "load: " __VA_ARGS__), fputc('\n', stderr), exit(1))
 
-static long option(int i) { return options[i].value; }
+static long option(int i) {
+    return options[i].value;
+}
 
 static uint64_t now_ns(clockid_t clock) {
     struct timespec t;
-    if (clock_gettime(clock, &t) < 0) DIE("clock_gettime: %s", strerror(errno));
+    if (clock_gettime(clock, &t) < 0)
+        DIE("clock_gettime: %s", strerror(errno));
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
@@ -104,17 +107,21 @@ static uint64_t random_next(void) {
 
 static void *grown(void *p, size_t size) {
     p = realloc(p, size);
-    if (!p) DIE("out of memory");
+    if (!p)
+        DIE("out of memory");
     return p;
 }
 
 static void append(struct bytes *b, const char *text, size_t len) {
-    if (b->len + len > b->size) b->at = grown(b->at, b->size = 2 * (b->len + len));
+    if (b->len + len > b->size)
+        b->at = grown(b->at, b->size = 2 * (b->len + len));
     memcpy(b->at + b->len, text, len);
     b->len += len;
 }
 
-static void append_text(struct bytes *b, const char *text) { append(b, text, strlen(text)); }
+static void append_text(struct bytes *b, const char *text) {
+    append(b, text, strlen(text));
+}
 
 /* The protocols: what asks for a key, and what has to come back; what writes one. The value of a
  * key is always the same, so that any order of the connections gives the same replies. */
@@ -129,10 +136,12 @@ static void append_request(enum protocol protocol, struct connection *c, uint64_
     case KV:
         append_text(q, write ? "KV/1.0 PUT " : "KV/1.0 GET ");
         append(q, key, (size_t)k);
-        if (write) append_text(q, " "), append(q, value, (size_t)v);
+        if (write)
+            append_text(q, " "), append(q, value, (size_t)v);
         append_text(q, "\n");
         append_text(r, !write ? "200 OK " : option(FILL) ? "201 CREATED" : "200 OK");
-        if (!write) append(r, value, (size_t)v);
+        if (!write)
+            append(r, value, (size_t)v);
         append_text(r, "\n");
         return;
     case RESP:
@@ -143,8 +152,10 @@ static void append_request(enum protocol protocol, struct connection *c, uint64_
         if (write)
             append(q, text, (size_t)sprintf(text, "\r\n$%d\r\n", v)), append(q, value, (size_t)v);
         append_text(q, "\r\n");
-        if (write) append_text(r, "+OK\r\n");
-        if (write) return;
+        if (write)
+            append_text(r, "+OK\r\n");
+        if (write)
+            return;
         append(r, text, (size_t)sprintf(text, "$%d\r\n", v));
         append(r, value, (size_t)v);
         append_text(r, "\r\n");
@@ -155,8 +166,10 @@ static void append_request(enum protocol protocol, struct connection *c, uint64_
         if (write)
             append(q, text, (size_t)sprintf(text, " 0 0 %d\r\n", v)), append(q, value, (size_t)v);
         append_text(q, "\r\n");
-        if (write) append_text(r, "STORED\r\n");
-        if (write) return;
+        if (write)
+            append_text(r, "STORED\r\n");
+        if (write)
+            return;
         append_text(r, "VALUE ");
         append(r, key, (size_t)k);
         append(r, text, (size_t)sprintf(text, " 0 %d\r\n", v));
@@ -205,7 +218,8 @@ static void tell_floor(struct connection *c) {
     char text[64];
     int len = sprintf(text, "%zu %zu\n", c->request_end[0] / (size_t)option(DEPTH),
                       c->reply_end[0] / (size_t)option(DEPTH));
-    if (write(c->fd, text, (size_t)len) != len) DIE("the floor does not listen");
+    if (write(c->fd, text, (size_t)len) != len)
+        DIE("the floor does not listen");
 }
 
 static void batch_send(struct connection *c, int epoll) {
@@ -213,12 +227,15 @@ static void batch_send(struct connection *c, int epoll) {
     while (c->sent < end) {
         ssize_t n =
             send(c->fd, c->requests.at + c->sent, end - c->sent, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0 && errno != EAGAIN) DIE("send: %s", strerror(errno));
-        if (n < 0) break;
+        if (n < 0 && errno != EAGAIN)
+            DIE("send: %s", strerror(errno));
+        if (n < 0)
+            break;
         c->sent += (size_t)n;
     }
     bool blocked = c->sent < end;
-    if (blocked == c->blocked) return;
+    if (blocked == c->blocked)
+        return;
     struct epoll_event event = {.events = EPOLLIN | (blocked ? EPOLLOUT : 0u), .data.ptr = c};
     epoll_ctl(epoll, EPOLL_CTL_MOD, c->fd, &event);
     c->blocked = blocked;
@@ -234,8 +251,10 @@ static bool batch_receive(struct connection *c) {
     static char got[1 << 20];
     size_t end = c->reply_end[c->batch];
     ssize_t n = recv(c->fd, got, sizeof got, MSG_DONTWAIT);
-    if (n < 0 && errno == EAGAIN) return false;
-    if (n <= 0) DIE("recv: %s", n < 0 ? strerror(errno) : "the server has closed");
+    if (n < 0 && errno == EAGAIN)
+        return false;
+    if (n <= 0)
+        DIE("recv: %s", n < 0 ? strerror(errno) : "the server has closed");
     if ((size_t)n > end - c->received || memcmp(got, c->replies.at + c->received, (size_t)n) != 0)
         DIE("a wrong reply: '%.*s' and not '%.*s'", n > 60 ? 60 : (int)n, got, n > 60 ? 60 : (int)n,
             c->replies.at + c->received);
@@ -247,7 +266,8 @@ static void batch_end(struct connection *c) {
     if (waits_len == waits_size)
         waits = grown(waits, (waits_size = waits_size * 2 + 65536) * sizeof *waits);
     waits[waits_len++] = (uint32_t)(now_ns(CLOCK_MONOTONIC) - c->began);
-    if (++c->batch == c->batches) c->batch = c->sent = c->received = 0;
+    if (++c->batch == c->batches)
+        c->batch = c->sent = c->received = 0;
 }
 
 /* Runs until the time is up, or each has filled its keys. Returns the number of batches. */
@@ -255,14 +275,18 @@ static size_t run(int epoll, uint64_t until) {
     struct epoll_event events[256];
     size_t busy = (size_t)option(CONNECTIONS), first = waits_len;
     bool fill = option(FILL);
-    for (long i = 0; i < option(CONNECTIONS); i++) batch_begin(&connections[i], epoll);
+    for (long i = 0; i < option(CONNECTIONS); i++)
+        batch_begin(&connections[i], epoll);
     while (busy > 0) {
         int n = epoll_wait(epoll, events, 256, 60000);
-        if (n <= 0) DIE("the server does not answer");
+        if (n <= 0)
+            DIE("the server does not answer");
         for (int i = 0; i < n; i++) {
             struct connection *c = events[i].data.ptr;
-            if (events[i].events & EPOLLOUT) batch_send(c, epoll);
-            if (!(events[i].events & ~(uint32_t)EPOLLOUT) || !batch_receive(c)) continue;
+            if (events[i].events & EPOLLOUT)
+                batch_send(c, epoll);
+            if (!(events[i].events & ~(uint32_t)EPOLLOUT) || !batch_receive(c))
+                continue;
             batch_end(c);
             bool done = fill ? c->batch == 0 : now_ns(CLOCK_MONOTONIC) >= until;
             if (done)
@@ -307,13 +331,16 @@ int main(int argc, char **argv) {
     (void)argc;
     options_read(argv + 1);
     int protocol = 0, epoll = epoll_create1(0);
-    while (protocol < 4 && strcmp(names[protocol], options[PROTOCOL].text) != 0) protocol++;
-    if (protocol == 4) DIE("%s: no such protocol", options[PROTOCOL].text);
+    while (protocol < 4 && strcmp(names[protocol], options[PROTOCOL].text) != 0)
+        protocol++;
+    if (protocol == 4)
+        DIE("%s: no such protocol", options[PROTOCOL].text);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    for (long i = 0; i < option(IDLE); i++) connect_to(option(PORT));
+    for (long i = 0; i < option(IDLE); i++)
+        connect_to(option(PORT));
     connections = grown(NULL, (size_t)option(CONNECTIONS) * sizeof *connections);
     for (long i = 0; i < option(CONNECTIONS); i++) {
         struct connection *c = &connections[i];
@@ -321,7 +348,8 @@ int main(int argc, char **argv) {
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
         epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event);
         plan(c, i, (enum protocol)protocol);
-        if (protocol == FLOOR) tell_floor(c);
+        if (protocol == FLOOR)
+            tell_floor(c);
     }
     clockid_t cpu_clock = CLOCK_MONOTONIC;
     if (option(PID) && clock_getcpuclockid((pid_t)option(PID), &cpu_clock) != 0)

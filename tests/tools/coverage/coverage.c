@@ -9,7 +9,9 @@ void __gcov_dump(void);
 void __real__exit(int status);
 void __wrap__exit(int status);
 
-static void end_faults(void) { (void)unsetenv("FAULTS"); }
+static void end_faults(void) {
+    (void)unsetenv("FAULTS");
+}
 
 void __wrap__exit(int status) {
     end_faults();

@@ -121,11 +121,14 @@ int __real_ftruncate64(int fd, off64_t size);
 /* The records are moved into the file, which children have in common. */
 __attribute__((constructor)) static void map_records(void) {
     const char *path = getenv("COUNTS");
-    if (!path) return;
+    if (!path)
+        return;
     int fd = __real_open64(path, O_RDWR | O_CREAT | O_TRUNC, S_IRUSR | S_IWUSR);
-    if (fd < 0 || __real_ftruncate64(fd, sizeof own) < 0) abort();
+    if (fd < 0 || __real_ftruncate64(fd, sizeof own) < 0)
+        abort();
     records = mmap(NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (records == MAP_FAILED) abort();
+    if (records == MAP_FAILED)
+        abort();
     memcpy(records, own, sizeof own);
     close(fd);
 }
@@ -134,7 +137,8 @@ __attribute__((constructor)) static void map_records(void) {
 static int error_named(const char *name) {
     for (int error = 1; error < 256; error++) {
         const char *other = strerrorname_np(error);
-        if (other && strcmp(name, other) == 0) return error;
+        if (other && strcmp(name, other) == 0)
+            return error;
     }
     abort();
 }
@@ -145,7 +149,8 @@ static void read_faults(char *text, size_t size) {
     int fd = path ? __real_open64(path, O_RDONLY, 0) : -1;
     ssize_t n = fd < 0 ? 0 : __real_read(fd, text, size - 1);
     text[n < 0 ? 0 : n] = '\0';
-    if (fd >= 0) close(fd);
+    if (fd >= 0)
+        close(fd);
 }
 
 /* True: the call is to fail, and errno says how. False: it is to be made, with the rest of len. */
@@ -157,8 +162,10 @@ static bool fault(enum call call, size_t *len) {
     read_faults(text, sizeof text);
     for (char *line; (line = strsep(&rest, "\n"));) {
         unsigned long long wanted = nth;
-        if (sscanf(line, "%23s %23s %llu", name, how, &wanted) < 2) continue;
-        if (strcmp(name, records[call].name) != 0) continue;
+        if (sscanf(line, "%23s %23s %llu", name, how, &wanted) < 2)
+            continue;
+        if (strcmp(name, records[call].name) != 0)
+            continue;
         bool half = strcmp(how, "HALF") == 0, one = strcmp(how, "ONE") == 0;
         bool none = strcmp(how, "NONE") == 0;
         if (half && was_half[call])
@@ -198,8 +205,10 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *t) {
     char text[32] = "0";
     int fd = path && clock == CLOCK_REALTIME ? __real_open64(path, O_RDONLY, 0) : -1;
     ssize_t n = fd < 0 ? 0 : __real_read(fd, text, sizeof text - 1);
-    if (n > 0) text[n] = '\0';
-    if (fd >= 0) close(fd);
+    if (n > 0)
+        text[n] = '\0';
+    if (fd >= 0)
+        close(fd);
     int status = __real_clock_gettime(clock, t);
     t->tv_sec += atol(text);
     return status;
@@ -213,7 +222,8 @@ int __real_aio_error64(const struct aiocb64 *job);
 int __wrap_aio_error64(const struct aiocb64 *job);
 int __wrap_aio_error64(const struct aiocb64 *job) {
     int error = __real_aio_error64(job);
-    if (error == EINPROGRESS) return error;
+    if (error == EINPROGRESS)
+        return error;
     aio_failed = fault(CALL_aio_error64, NULL);
     return aio_failed ? errno : error;
 }

@@ -9,8 +9,12 @@ static struct {
     __typeof__(logfile) logfile;
 } parent;
 
-static void save_parent(void) { parent.compaction = compaction, parent.logfile = logfile; }
-static void restore_parent(void) { compaction = parent.compaction, logfile = parent.logfile; }
+static void save_parent(void) {
+    parent.compaction = compaction, parent.logfile = logfile;
+}
+static void restore_parent(void) {
+    compaction = parent.compaction, logfile = parent.logfile;
+}
 
 /* The entry is where searches for it end. Returns its bytes. */
 static size_t check_entry(struct store *st, int i, const struct slot *s) {
@@ -19,7 +23,8 @@ static size_t check_entry(struct store *st, int i, const struct slot *s) {
     MUST(e->key_len > 0 && e->key_len <= KEY_MAX && e->value_len > 0);
     MUST(store_hash(key) >> 56 == (unsigned)i && (uint32_t)store_hash(key) == s->hash);
     MUST(table_find(&st->tables[i], s->hash, key) == s);
-    if (!e->expires) return entry_size(e);
+    if (!e->expires)
+        return entry_size(e);
     uint32_t place = expiry_place(e);
     MUST(place < st->deadlines_len && st->deadlines[place].entry == e);
     MUST(place == 0 || st->deadlines[(place - 1) / 2].at <= st->deadlines[place].at);
@@ -31,11 +36,13 @@ static void check_store(struct store *st) {
     for (int i = 0; i < TABLES; i++) {
         const struct table *t = &st->tables[i];
         uint32_t used = 0;
-        if (!t->size) continue;
+        if (!t->size)
+            continue;
         MUST((t->size & (t->size - 1)) == 0 && t->size >= TABLE_MIN);
         for (uint32_t slot = 0; slot < t->size; slot++) {
             const struct entry *e = t->slots[slot].entry;
-            if (!e) continue;
+            if (!e)
+                continue;
             bytes += check_entry(st, i, &t->slots[slot]);
             used++;
             deadlines += e->expires;
@@ -57,7 +64,8 @@ static void check_mailbox(const struct mailbox *box) {
         messages++;
         MUST(m->len > 0);
     }
-    for (; unsent && unsent != box->unsent; unsent = unsent->next) sending += unsent->sending;
+    for (; unsent && unsent != box->unsent; unsent = unsent->next)
+        sending += unsent->sending;
     MUST(unsent == box->unsent);
     MUST(box->messages == messages && messages <= MESSAGES_MAX);
     MUST(box->bytes == bytes && bytes <= MAILBOX_BYTES);
@@ -82,8 +90,10 @@ static void check_client(struct client *c, bool rested) {
     MUST(!memchr(c->in, '\n', c->scanned));
     MUST(!c->mailbox || (c->mailbox->holder == c && c->phase <= ENDING));
     MUST(!c->mailbox || c->mailbox->messages == 0 || c->out.len > 0 || !rested);
-    if (c->store != &store) check_store(c->store);
-    if (!rested || p->room == 0) return;
+    if (c->store != &store)
+        check_store(c->store);
+    if (!rested || p->room == 0)
+        return;
     MUST(!c->pending && !c->out.len && c->phase != ENDING && c->phase != QUITTING);
     MUST(c->phase == LINGERING || (p->read == p->sent.len && !p->ended));
     MUST(c->wire == LINES ? c->scanned == c->in_len && c->in_len < REQUEST_MAX : !c->in_len);
@@ -94,7 +104,8 @@ static void check_all(bool rested) {
     check_store(&store);
     check_mailboxes();
     for (int fd = 0; fd < FDS; fd++) {
-        if (sys.fds[fd].kind == FD_PEER) check_client(&clients[fd], rested), open++;
+        if (sys.fds[fd].kind == FD_PEER)
+            check_client(&clients[fd], rested), open++;
         MUST((sys.fds[fd].kind == FD_PEER) == (clients[fd].phase != CLOSED));
     }
     MUST(server.clients == open);
@@ -105,7 +116,8 @@ static void check_all(bool rested) {
 
 /* Takes what is past out, so that two stores can be compared. */
 static void store_expire(struct store *st) {
-    while (expiry_next(st) <= server.now) expiry_step(st, EXPIRY_STEP);
+    while (expiry_next(st) <= server.now)
+        expiry_step(st, EXPIRY_STEP);
 }
 
 /* Every key has the same value and deadline in both. */
@@ -115,7 +127,8 @@ static void check_same(struct store *a, struct store *b) {
         for (uint32_t slot = 0; slot < a->tables[i].size; slot++) {
             const struct slot *s = &a->tables[i].slots[slot];
             const struct entry *e = s->entry, *f;
-            if (!e) continue;
+            if (!e)
+                continue;
             struct str key = {e->bytes, e->key_len};
             const struct slot *other = table_find(&b->tables[i], s->hash, key);
             MUST(other && other->entry);
@@ -130,7 +143,8 @@ static void check_same(struct store *a, struct store *b) {
 
 static void store_empty(struct store *st) {
     for (struct table *t = st->tables; t < st->tables + TABLES; t++) {
-        for (uint32_t i = 0; i < t->size; i++) sys_free(t->slots[i].entry);
+        for (uint32_t i = 0; i < t->size; i++)
+            sys_free(t->slots[i].entry);
         sys_free(t->slots);
     }
     sys_free(st->deadlines);
@@ -138,7 +152,8 @@ static void store_empty(struct store *st) {
 }
 
 static void process_begin(void) {
-    if (!quiet) quiet = fopen("/dev/null", "w");
+    if (!quiet)
+        quiet = fopen("/dev/null", "w");
     store_seed[0] = 1, store_seed[1] = 2;
     memset(clients, 0, FDS * sizeof *clients);
     memset(&server, 0, sizeof server);
@@ -156,13 +171,17 @@ static void process_begin(void) {
 /* As main() ends, and then all memory and all descriptors are free. kept: the store may outlive it.
  * */
 static void process_end(struct store *kept) {
-    while (reserve_held > 0) sys_free(reserve[--reserve_held]);
+    while (reserve_held > 0)
+        sys_free(reserve[--reserve_held]);
     reserve_wanted = 0;
-    while (retired) store_sweep();
-    if (kept) *kept = store, memset(&store, 0, sizeof store);
+    while (retired)
+        store_sweep();
+    if (kept)
+        *kept = store, memset(&store, 0, sizeof store);
     store_empty(&store);
     for (size_t i = 0; i < mailboxes_len; i++) {
-        while (mailboxes[i]->first) mailbox_pop(mailboxes[i]);
+        while (mailboxes[i]->first)
+            mailbox_pop(mailboxes[i]);
         sys_free(mailboxes[i]);
     }
     for (struct manager *next; managers; managers = next) {
@@ -171,14 +190,17 @@ static void process_end(struct store *kept) {
         sys_free(managers);
     }
     managers_count = 0;
-    if (logfile.path) sys_close(logfile.folder);
+    if (logfile.path)
+        sys_close(logfile.folder);
     sys_free(logfile.path);
     sys_free(logfile.folder_path);
     sys_free(logfile.lines.bytes);
     sys_free(logfile.promises.bytes);
     sys_free(compaction.path);
-    if (compaction.child >= 0) sys_close(compaction.child);
-    for (int fd = 0; fd < FDS; fd++) MUST(sys.fds[fd].kind == FD_FREE);
+    if (compaction.child >= 0)
+        sys_close(compaction.child);
+    for (int fd = 0; fd < FDS; fd++)
+        MUST(sys.fds[fd].kind == FD_FREE);
 }
 
 #pragma clang attribute pop

@@ -52,7 +52,8 @@ static void peer_connect(int i) {
 /* One turn. Where time stands still all clients are attended, as if none had been busy. */
 static void turn(void) {
     for (struct client *c = clients; !run.ticks && c <= clients + server.top; c++)
-        if (c->phase != LINGERING) c->active = 0;
+        if (c->phase != LINGERING)
+            c->active = 0;
     sys.idle = false;
     loop_turn();
 }
@@ -61,7 +62,8 @@ static void note_cuts(void) {
     for (int i = 0; i < PEERS; i++) {
         int fd = sys.peers[i].fd;
         bool lingers = fd >= 0 && clients[fd].phase == LINGERING;
-        if (lingers && clients[fd].active > server.now + LINGER_MS) run.cut[i] = true;
+        if (lingers && clients[fd].active > server.now + LINGER_MS)
+            run.cut[i] = true;
     }
 }
 
@@ -84,8 +86,10 @@ static void deliver(void) {
     for (size_t at = 0; at < run.piece.len && !server.stopping;) {
         size_t n = run.piece.len - at;
         run.random = run.random * 1103515245 + 12345;
-        if (n > most) n = 1 + (run.random >> 16) % most;
-        if (!p->ends && !p->reset) bytes_add(&p->sent, run.piece.at + at, n);
+        if (n > most)
+            n = 1 + (run.random >> 16) % most;
+        if (!p->ends && !p->reset)
+            bytes_add(&p->sent, run.piece.at + at, n);
         at += n;
         settle(0);
     }
@@ -95,7 +99,8 @@ static void deliver(void) {
 
 /* Not by memcmp(), which libFuzzer learns from. */
 static bool begins(const char *line, size_t len, const char *with) {
-    while (len > 0 && *with && *line == *with) line++, with++, len--;
+    while (len > 0 && *with && *line == *with)
+        line++, with++, len--;
     return !*with;
 }
 
@@ -126,12 +131,16 @@ static void check_status(struct str line, struct str answer) {
     char code[4] = "";
     struct str version, verb = STR("");
     bool known = false;
-    if (str_field(&line, &version)) str_field(&line, &verb);
+    if (str_field(&line, &version))
+        str_field(&line, &verb);
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
-        if (str_equal(verb, str_of(answers[i][0]))) allowed = answers[i][1];
-    if (!str_equal(version, STR("KV/1.0"))) allowed = "426";
+        if (str_equal(verb, str_of(answers[i][0])))
+            allowed = answers[i][1];
+    if (!str_equal(version, STR("KV/1.0")))
+        allowed = "426";
     for (size_t i = OK; i < sizeof statuses / sizeof *statuses; i++) {
-        if (!begins(answer.bytes, answer.len, statuses[i].bytes)) continue;
+        if (!begins(answer.bytes, answer.len, statuses[i].bytes))
+            continue;
         size_t len = statuses[i].len;
         known = answer.len == len || (answer.bytes[len] == ' ' && answer.len > len + 1);
         known &= answer.len == len || *answer.bytes == '2' || options[EXPLAIN].value;
@@ -146,9 +155,12 @@ static void check_status(struct str line, struct str answer) {
  * way does, and how many wait. */
 static void note(struct str line, struct str answer) {
     size_t uptime = 0; /* STATS all: after the uptime come bytes and connections */
-    while (uptime < answer.len && answer.bytes[uptime] != 'c') uptime++;
-    if (begins(line.bytes, line.len, "KV/1.0 STATS all")) answer.len = uptime;
-    if (begins(line.bytes, line.len, "KV/1.0 CONNECT ") && *answer.bytes == '2') answer.len = 3;
+    while (uptime < answer.len && answer.bytes[uptime] != 'c')
+        uptime++;
+    if (begins(line.bytes, line.len, "KV/1.0 STATS all"))
+        answer.len = uptime;
+    if (begins(line.bytes, line.len, "KV/1.0 CONNECT ") && *answer.bytes == '2')
+        answer.len = 3;
     if (begins(line.bytes, line.len, "KV/1.0 SEND ") &&
         (*answer.bytes == '2' || begins(answer.bytes, answer.len, "507")))
         answer = STR("sent");
@@ -162,7 +174,8 @@ static bool next_answer(const struct peer *p, size_t *at, struct str *answer) {
     do {
         const char *line = p->got.at + *at;
         lf = *at < p->got.len ? memchr(line, '\n', p->got.len - *at) : NULL;
-        if (!lf) return false;
+        if (!lf)
+            return false;
         *answer = (struct str){line, (size_t)(lf - line)};
         *at += answer->len + 1;
     } while (begins(answer->bytes, answer->len, "100 MESSAGE "));
@@ -177,28 +190,34 @@ static void check_lines(struct peer *p, bool exact) {
     while (at < p->read) {
         const char *begin = p->sent.at + at, *lf = memchr(begin, '\n', p->read - at);
         size_t len = lf ? (size_t)(lf - begin) + 1 : p->read - at;
-        if (!lf && len < REQUEST_MAX && !p->ended) break;
+        if (!lf && len < REQUEST_MAX && !p->ended)
+            break;
         if (!next_answer(p, &got, &answer)) {
             MUST(!exact);
             return;
         }
         struct str line = {begin, lf ? len - 1 : len};
-        if (line.len && lf && line.bytes[line.len - 1] == '\r') line.len--;
+        if (line.len && lf && line.bytes[line.len - 1] == '\r')
+            line.len--;
         bool partial = len > REQUEST_MAX || !lf;
         if (partial)
             MUST(begins(answer.bytes, answer.len, "400 BAD_REQUEST"));
         else
             check_status(line, answer);
-        if (!partial) note(line, answer);
+        if (!partial)
+            note(line, answer);
         at += len;
         failures += str_equal(answer, statuses[UNAUTHORIZED]);
         bool bye = !partial && str_equal(line, STR("KV/1.0 QUIT"));
-        if (bye) MUST(str_equal(answer, STR("200 OK bye")));
+        if (bye)
+            MUST(str_equal(answer, STR("200 OK bye")));
         struct str seen = {line.bytes, line.len < REQUEST_MAX ? line.len : REQUEST_MAX},
                    rest = seen;
         bool is_ours = str_skip(&rest, STR("KV/1.0")) && (!rest.len || *rest.bytes == ' ');
-        if (!is_ours && request_is_http(seen)) break;
-        if (bye || failures == FAILURES_MAX) break;
+        if (!is_ours && request_is_http(seen))
+            break;
+        if (bye || failures == FAILURES_MAX)
+            break;
     }
     MUST(!next_answer(p, &got, &answer));
     MUST(got == p->got.len || !exact);
@@ -212,7 +231,8 @@ static size_t frames_read(const struct peer *p) {
         size_t n;
         memcpy(&n, p->reads.at + i * sizeof n, sizeof n);
         size_t end = at + n;
-        while (padding && at < end && !p->sent.at[at]) at++, padding--;
+        while (padding && at < end && !p->sent.at[at])
+            at++, padding--;
         for (; at < end; frames++) {
             struct str line;
             n = end - at < FRAME_SIZE ? end - at : FRAME_SIZE;
@@ -224,7 +244,8 @@ static size_t frames_read(const struct peer *p) {
             bool wrong = frame_to_line(frame, &line) != NULL;
             struct str rest = line;
             bool has_verb = str_skip(&rest, STR("KV/1.0 "));
-            if (wrong && !has_verb && request_is_http(line)) return frames + 1;
+            if (wrong && !has_verb && request_is_http(line))
+                return frames + 1;
             at += n;
         }
     }
@@ -239,14 +260,19 @@ static void check_frames(struct peer *p, bool exact) {
     for (const char *f = p->got.at; f + FRAME_SIZE <= p->got.at + p->got.len; f += FRAME_SIZE) {
         static const char *const verbs[] = {"ok", "notok", "error", "list", "string"};
         size_t verb = 0, len = FRAME_VERB;
-        while (verb < 5 && strncmp(f, verbs[verb], FRAME_VERB) != 0) verb++;
+        while (verb < 5 && strncmp(f, verbs[verb], FRAME_VERB) != 0)
+            verb++;
         MUST(verb < 5);
-        for (size_t i = strlen(verbs[verb]); i < FRAME_VERB; i++) MUST(!f[i]);
-        while (len < FRAME_SIZE && f[len]) len++;
+        for (size_t i = strlen(verbs[verb]); i < FRAME_VERB; i++)
+            MUST(!f[i]);
+        while (len < FRAME_SIZE && f[len])
+            len++;
         MUST(str_is_text((struct str){f + FRAME_VERB, len - FRAME_VERB}));
         MUST(verb > 1 || len == FRAME_VERB);
-        for (; len < FRAME_SIZE; len++) MUST(!f[len]);
-        if (verb == 4) continue;
+        for (; len < FRAME_SIZE; len++)
+            MUST(!f[len]);
+        if (verb == 4)
+            continue;
         answers_len++;
         lists += verb == 3;
         bytes_add(&run.said, f, FRAME_SIZE);
@@ -261,7 +287,8 @@ static void check_peer(int i) {
     bool exact = !p->reset && !run.cut[i] && !run.abrupt;
     bool refused = begins(p->got.at, p->got.len, "503") || (p->got.len && !p->reads.len);
     MUST(!refused || run.fails);
-    if (refused) return; /* there was no memory for a client */
+    if (refused)
+        return; /* there was no memory for a client */
     if (sys.wires[i] == LINES)
         check_lines(p, exact);
     else
@@ -272,7 +299,8 @@ static void lose(void) {
     struct peer *p = &sys.peers[run.peer];
     p->reset = true;
     settle(0);
-    if (p->fd >= 0 || p->waits) return; /* there was no memory */
+    if (p->fd >= 0 || p->waits)
+        return; /* there was no memory */
     check_peer(run.peer);
     peer_connect(run.peer);
     settle(0);
@@ -288,7 +316,8 @@ static void repeat(size_t n) {
     static char many[255 * 257];
     char last = run.piece.len ? run.piece.at[run.piece.len - 1] : ' ';
     size_t times = last == '\n' ? n : n * 257;
-    if (times > SENT_MAX - run.piece.len) times = 0;
+    if (times > SENT_MAX - run.piece.len)
+        times = 0;
     memset(many, last, times);
     bytes_add(&run.piece, many, times);
 }
@@ -296,13 +325,19 @@ static void repeat(size_t n) {
 /* Each of these has its number after it. */
 static void happen(int what, unsigned n) {
     struct peer *p = &sys.peers[run.peer];
-    if (what == SENDS) run.peer = (int)(n % PEERS);
-    if (what == WAITS) settle(n % 16 * 1000);
-    if (what == TAKES) p->room = n % 16 == 15 ? SIZE_MAX : n % 16 ? (size_t)1 << n % 16 : 0;
-    if (what == FAILS_MEMORY) sys.memory = n % 32 < 16 ? n % 32 : -1;
-    if (what == FAILS_DISK) sys.disk_full = n & 1, sys.sync_fails = n & 2;
+    if (what == SENDS)
+        run.peer = (int)(n % PEERS);
+    if (what == WAITS)
+        settle(n % 16 * 1000);
+    if (what == TAKES)
+        p->room = n % 16 == 15 ? SIZE_MAX : n % 16 ? (size_t)1 << n % 16 : 0;
+    if (what == FAILS_MEMORY)
+        sys.memory = n % 32 < 16 ? n % 32 : -1;
+    if (what == FAILS_DISK)
+        sys.disk_full = n & 1, sys.sync_fails = n & 2;
     run.fails |= what == TAKES || what == FAILS_MEMORY || what == FAILS_DISK;
-    if (what == TAKES) settle(0);
+    if (what == TAKES)
+        settle(0);
 }
 
 static void play(const uint8_t *data, size_t size) {
@@ -320,9 +355,12 @@ static void play(const uint8_t *data, size_t size) {
         } else {
             run.sent += run.piece.len;
             deliver();
-            if (what == ENDS) sys.peers[run.peer].ends = true, settle(0);
-            if (what == LOSES) lose();
-            if (has_number && !server.stopping) happen(what, n);
+            if (what == ENDS)
+                sys.peers[run.peer].ends = true, settle(0);
+            if (what == LOSES)
+                lose();
+            if (has_number && !server.stopping)
+                happen(what, n);
         }
     }
     deliver();
@@ -351,7 +389,8 @@ static void start(uint8_t with, uint8_t how) {
         MUST(!manager_add("kant:$00000000"));
     }
     options[DATA].text = with >> 5 & 1 ? "/data" : NULL;
-    if (options[DATA].text) replay_file("/data");
+    if (options[DATA].text)
+        replay_file("/data");
     server.listeners[LINES] = listener(LINES);
     server.listeners[FRAMES] = listener(FRAMES);
     server.started = server.now = clock_ms();
@@ -383,24 +422,30 @@ static void serve(const uint8_t *data, size_t size) {
     play(data + 2, size - 2);
     sys.memory = -1;
     sys.disk_full = sys.sync_fails = false;
-    for (int i = 0; i < PEERS; i++) sys.peers[i].room = SIZE_MAX;
-    if (!server.stopping) settle(5000);
+    for (int i = 0; i < PEERS; i++)
+        sys.peers[i].room = SIZE_MAX;
+    if (!server.stopping)
+        settle(5000);
     run.abrupt = server.stopping && run.fails;
-    if (!server.stopping) server.stopping = "SIGTERM";
+    if (!server.stopping)
+        server.stopping = "SIGTERM";
     run.ticks = true;
     sys.until = FOR_EVER;
     loop_run();
     loop_tick(false);
     bool kept = log_close();
     MUST(kept || run.abrupt);
-    for (int i = 0; i < PEERS; i++) check_peer(i);
+    for (int i = 0; i < PEERS; i++)
+        check_peer(i);
     bool logged = logfile.path;
     store_expire(&store);
     process_end(&before);
-    if (logged) check_log(&before);
+    if (logged)
+        check_log(&before);
     store_empty(&before);
     for (int i = 0; i < 3; i++)
-        if (sys.names[i].inode) sys_unlink(sys.names[i].path);
+        if (sys.names[i].inode)
+            sys_unlink(sys.names[i].path);
     MUST(blocks_count() <= 1); /* LIST keeps one */
 }
 
@@ -419,10 +464,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct bytes said;
-    if (size < 3) return 0;
-    if (setjmp(sys.end)) MUST(!"kvss goes on");
+    if (size < 3)
+        return 0;
+    if (setjmp(sys.end))
+        MUST(!"kvss goes on");
     run_once(data, size, false);
-    if (run.fails || data[1] & 1) return 0;
+    if (run.fails || data[1] & 1)
+        return 0;
     said.len = 0;
     bytes_add(&said, run.said.at, run.said.len);
     run_once(data, size, true);

@@ -26,10 +26,12 @@ static struct {
 static size_t model_character(const unsigned char *p, size_t len) {
     static const uint32_t least[] = {0, 1, 0x80, 0x800, 0x10000};
     size_t n = *p < 0x80 ? 1 : *p < 0xC0 ? 0 : *p < 0xE0 ? 2 : *p < 0xF0 ? 3 : *p < 0xF8 ? 4 : 0;
-    if (n == 0 || n > len) return 0;
+    if (n == 0 || n > len)
+        return 0;
     uint32_t code = n == 1 ? *p : *p & (0xFFu >> (n + 1));
     for (size_t i = 1; i < n; i++) {
-        if (p[i] >> 6 != 2) return 0;
+        if (p[i] >> 6 != 2)
+            return 0;
         code = code << 6 | (p[i] & 0x3F);
     }
     bool surrogate = code >= 0xD800 && code <= 0xDFFF;
@@ -39,7 +41,8 @@ static size_t model_character(const unsigned char *p, size_t len) {
 static bool model_is_text(struct str s) {
     for (size_t at = 0, n; at < s.len; at += n) {
         n = model_character((const unsigned char *)s.bytes + at, s.len - at);
-        if (n == 0) return false;
+        if (n == 0)
+            return false;
     }
     return true;
 }
@@ -47,7 +50,8 @@ static bool model_is_text(struct str s) {
 /* Takes the bytes up to the next space; false: there is no space. */
 static bool model_word(struct str *line, struct str *word) {
     *word = (struct str){line->bytes, 0};
-    while (word->len < line->len && word->bytes[word->len] != ' ') word->len++;
+    while (word->len < line->len && word->bytes[word->len] != ' ')
+        word->len++;
     bool more = word->len < line->len;
     *line = (struct str){line->bytes + word->len + more, line->len - word->len - more};
     return more;
@@ -55,7 +59,8 @@ static bool model_word(struct str *line, struct str *word) {
 
 static bool model_is_key(struct str key) {
     for (size_t i = 0; i < key.len; i++)
-        if ((unsigned char)key.bytes[i] < 33 || key.bytes[i] == 127) return false;
+        if ((unsigned char)key.bytes[i] < 33 || key.bytes[i] == 127)
+            return false;
     return key.len >= 1 && key.len <= 250;
 }
 
@@ -65,13 +70,15 @@ static bool model_time(struct str text, uint64_t *ms) {
     unsigned long long seconds;
     unsigned part = 0;
     size_t whole = 0;
-    if (text.len == 0 || text.len > 14) return false;
+    if (text.len == 0 || text.len > 14)
+        return false;
     memcpy(digits, text.bytes, text.len);
     digits[text.len] = '\0';
     whole = strspn(digits, "0123456789");
     bool form = whole == text.len || (digits[whole] == '.' && text.len == whole + 4 &&
                                       strspn(digits + whole + 1, "0123456789") == 3);
-    if (whole == 0 || whole > 10 || !form) return false;
+    if (whole == 0 || whole > 10 || !form)
+        return false;
     sscanf(digits, "%llu.%3u", &seconds, &part);
     *ms = seconds * 1000 + part;
     return true;
@@ -79,7 +86,8 @@ static bool model_time(struct str text, uint64_t *ms) {
 
 static struct model_key *model_find(struct str key) {
     struct model_key *k = model.keys;
-    while (k < model.keys + model.keys_len && !str_equal(k->key, key)) k++;
+    while (k < model.keys + model.keys_len && !str_equal(k->key, key))
+        k++;
     return k;
 }
 
@@ -87,18 +95,27 @@ static struct model_key *model_find(struct str key) {
 static bool model_run(struct str line) {
     struct str version, verb, key;
     uint64_t at;
-    if (line.len >= 65536 || !model_is_text(line)) return false;
-    if (!model_word(&line, &version) || !str_equal(version, str_of("KV/1.0"))) return false;
-    if (!model_word(&line, &verb)) return false;
+    if (line.len >= 65536 || !model_is_text(line))
+        return false;
+    if (!model_word(&line, &version) || !str_equal(version, str_of("KV/1.0")))
+        return false;
+    if (!model_word(&line, &verb))
+        return false;
     bool put = str_equal(verb, str_of("PUT")), del = str_equal(verb, str_of("DEL"));
     bool expireat = str_equal(verb, str_of("EXPIREAT")), more = model_word(&line, &key);
-    if (!model_is_key(key) || (!put && !del && !expireat) || more == del) return false;
-    if ((more && line.len == 0) || (expireat && !model_time(line, &at))) return false;
+    if (!model_is_key(key) || (!put && !del && !expireat) || more == del)
+        return false;
+    if ((more && line.len == 0) || (expireat && !model_time(line, &at)))
+        return false;
     struct model_key *k = model_find(key), *end = model.keys + model.keys_len;
-    if (put) *k = (struct model_key){key, line, 0};
-    if (put && k == end) model.keys_len++;
-    if (del && k < end) *k = model.keys[--model.keys_len];
-    if (expireat && k < end) k->at = at ? at : 1;
+    if (put)
+        *k = (struct model_key){key, line, 0};
+    if (put && k == end)
+        model.keys_len++;
+    if (del && k < end)
+        *k = model.keys[--model.keys_len];
+    if (expireat && k < end)
+        k->at = at ? at : 1;
     return true;
 }
 
@@ -113,7 +130,8 @@ static void model_read(struct str file) {
     bytes_add(&model.bad, "", 0);
     for (size_t at = header.len; model.fits && at < file.len;) {
         size_t len = 0;
-        while (at + len < file.len && file.bytes[at + len] != '\n') len++;
+        while (at + len < file.len && file.bytes[at + len] != '\n')
+            len++;
         struct str line = {file.bytes + at, len};
         model.torn = at + len == file.len;
         bool good = !model.torn && model_run(line);
@@ -135,7 +153,8 @@ static void check_model(void) {
         const struct slot *s = table_find(t, (uint32_t)hash, k->key);
         MUST(s && s->entry && s->entry->expires == (k->at != 0));
         MUST(str_equal(k->value, (struct str){s->entry->bytes + k->key.len, s->entry->value_len}));
-        if (!k->at) continue;
+        if (!k->at)
+            continue;
         uint64_t at = store.deadlines[expiry_place(s->entry)].at;
         uint64_t before = EPOCH_MS - sys.began; /* of our clock's beginning */
         MUST(at == (k->at <= before ? 1 : k->at - before));
@@ -144,7 +163,8 @@ static void check_model(void) {
 
 static bool file_is(const char *path, const struct bytes *wanted) {
     const struct inode *inode = name_find(path)->inode;
-    if (!wanted) return !inode;
+    if (!wanted)
+        return !inode;
     return inode && inode->data.len == wanted->len &&
            memcmp(inode->data.at, wanted->at, wanted->len) == 0;
 }
@@ -158,8 +178,10 @@ static void file_make(const char *path, struct str bytes) {
 /* Nothing of it is left, but the files. */
 static void process_vanish(void) {
     for (int fd = 0; fd < FDS; fd++)
-        if (sys.fds[fd].kind != FD_FREE) sys_close(fd);
-    while (sys.blocks) sys_free(sys.blocks + 1);
+        if (sys.fds[fd].kind != FD_FREE)
+            sys_close(fd);
+    while (sys.blocks)
+        sys_free(sys.blocks + 1);
     memset(&store, 0, sizeof store);
 }
 
@@ -171,7 +193,8 @@ static int start(bool repair, long steps) {
     options[REPAIR].value = repair;
     options[DATA].text = "/data";
     int end = setjmp(sys.end);
-    if (!end) replay_file("/data");
+    if (!end)
+        replay_file("/data");
     sys.steps = -1;
     return end ? end : STARTED;
 }
@@ -203,7 +226,8 @@ static void check_compaction(void) {
         MUST(turns < 100);
     }
     MUST(logfile.size == size && name_find("/data")->inode->data.len == (size_t)size);
-    while (logfile.syncing) sync_poll();
+    while (logfile.syncing)
+        sync_poll();
     stop();
     MUST(file_is("/data.kvss-new", NULL));
     int begun = start(false, -1);
@@ -217,8 +241,10 @@ static void check_compaction(void) {
 static void check_bad(struct str before, bool killed_before) {
     const struct inode *inode = name_find("/data.bad")->inode;
     size_t len = before.len + model.bad.len;
-    if (model.bads == 0) MUST(inode ? before.len && inode->data.len == before.len : !before.len);
-    if (model.bads == 0) return;
+    if (model.bads == 0)
+        MUST(inode ? before.len && inode->data.len == before.len : !before.len);
+    if (model.bads == 0)
+        return;
     MUST(inode && inode->data.len >= len && (killed_before || inode->data.len == len));
     MUST(memcmp(inode->data.at, before.bytes, before.len) == 0);
     MUST(memcmp(inode->data.at + inode->data.len - model.bad.len, model.bad.at, model.bad.len) ==
@@ -237,7 +263,8 @@ static void run(struct str file, uint8_t with, uint8_t steps) {
     bool repair = with & REPAIRS, was_killed = false;
     bool refused = (!model.begun && !model.fits) || (!repair && model.bads > (size_t)model.torn);
     file_make("/data", file);
-    if (bad.len) file_make("/data.bad", bad);
+    if (bad.len)
+        file_make("/data.bad", bad);
     int begun = start(repair, steps % 32 ? steps % 32 - 1 : -1);
     if (begun == KILLED) {
         was_killed = true;
@@ -251,8 +278,10 @@ static void run(struct str file, uint8_t with, uint8_t steps) {
         return;
     }
     check_model();
-    if (!was_killed) MUST(replay.run == model.run && replay.bad == model.bads);
-    if (repair) check_bad(bad, was_killed);
+    if (!was_killed)
+        MUST(replay.run == model.run && replay.bad == model.bads);
+    if (repair)
+        check_bad(bad, was_killed);
     stop();
     check_file();
     check_compaction();
@@ -262,14 +291,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct bytes file;
-    if (size < 2) return 0;
+    if (size < 2)
+        return 0;
     file.len = 0;
     bytes_add(&file, log_header.bytes, data[0] & HEADER ? log_header.len : 0);
     for (size_t i = 2; i < size; i++) {
         bool repeats = data[i] == REPEATS;
         char byte = !repeats ? (char)data[i] : file.len ? file.at[file.len - 1] : ' ';
         size_t times = !repeats ? 1 : ++i < size ? data[i] * 257u : 0;
-        while (times-- > 0) bytes_add(&file, &byte, 1);
+        while (times-- > 0)
+            bytes_add(&file, &byte, 1);
     }
     sys.now = sys.began = 1000000;
     sys.memory = sys.steps = -1;
@@ -278,7 +309,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     model_read((struct str){file.at, file.len});
     run((struct str){file.at, file.len}, data[0], data[1]);
     for (int i = 0; i < 3; i++)
-        if (sys.names[i].inode) sys_unlink(sys.names[i].path);
+        if (sys.names[i].inode)
+            sys_unlink(sys.names[i].path);
     return 0;
 }
 

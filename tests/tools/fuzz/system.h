@@ -33,7 +33,8 @@
 
 #define MUST(condition)                                                                            \
     do {                                                                                           \
-        if (!(condition)) must_fail(__FILE__, __LINE__, #condition);                               \
+        if (!(condition))                                                                          \
+            must_fail(__FILE__, __LINE__, #condition);                                             \
     } while (0)
 
 static void must_fail(const char *file, int line, const char *condition) {
@@ -118,17 +119,22 @@ struct block {
 
 static void block_link(struct block *b, struct block *next) {
     ASAN_UNPOISON_MEMORY_REGION(b, sizeof *b);
-    if (next) ASAN_UNPOISON_MEMORY_REGION(next, sizeof *next);
+    if (next)
+        ASAN_UNPOISON_MEMORY_REGION(next, sizeof *next);
     b->prev = NULL;
     b->next = next;
-    if (next) next->prev = b;
-    if (next) ASAN_POISON_MEMORY_REGION(next, sizeof *next);
+    if (next)
+        next->prev = b;
+    if (next)
+        ASAN_POISON_MEMORY_REGION(next, sizeof *next);
     ASAN_POISON_MEMORY_REGION(b, sizeof *b);
 }
 
 static void *sys_malloc(size_t len) {
-    if (sys.memory == 0) return NULL;
-    if (sys.memory > 0) sys.memory--;
+    if (sys.memory == 0)
+        return NULL;
+    if (sys.memory > 0)
+        sys.memory--;
     struct block *b = malloc(sizeof *b + len);
     MUST(b);
     b->len = len;
@@ -138,19 +144,25 @@ static void *sys_malloc(size_t len) {
 }
 
 static void sys_free(void *p) {
-    if (!p) return;
+    if (!p)
+        return;
     struct block *b = (struct block *)p - 1;
     ASAN_UNPOISON_MEMORY_REGION(b, sizeof *b);
     struct block *prev = b->prev, *next = b->next;
-    if (prev) ASAN_UNPOISON_MEMORY_REGION(prev, sizeof *prev);
-    if (next) ASAN_UNPOISON_MEMORY_REGION(next, sizeof *next);
+    if (prev)
+        ASAN_UNPOISON_MEMORY_REGION(prev, sizeof *prev);
+    if (next)
+        ASAN_UNPOISON_MEMORY_REGION(next, sizeof *next);
     if (prev)
         prev->next = next;
     else
         sys.blocks = next;
-    if (next) next->prev = prev;
-    if (prev) ASAN_POISON_MEMORY_REGION(prev, sizeof *prev);
-    if (next) ASAN_POISON_MEMORY_REGION(next, sizeof *next);
+    if (next)
+        next->prev = prev;
+    if (prev)
+        ASAN_POISON_MEMORY_REGION(prev, sizeof *prev);
+    if (next)
+        ASAN_POISON_MEMORY_REGION(next, sizeof *next);
     free(b);
 }
 
@@ -172,7 +184,8 @@ static void *sys_calloc(size_t n, size_t len) {
 /* Always moves. */
 static void *sys_realloc(void *p, size_t len) {
     void *moved = sys_malloc(len);
-    if (!moved || !p) return moved;
+    if (!moved || !p)
+        return moved;
     struct block *b = (struct block *)p - 1;
     ASAN_UNPOISON_MEMORY_REGION(b, sizeof *b);
     size_t kept = b->len < len ? b->len : len;
@@ -189,7 +202,9 @@ static char *sys_strdup(const char *s) {
 
 /* The process, and its child, which is this process, too, until it ends: see fork() below. */
 static void sys_exit(int code) __attribute__((noreturn));
-static void sys_exit(int code) { longjmp(sys.end, code + 1); }
+static void sys_exit(int code) {
+    longjmp(sys.end, code + 1);
+}
 static void sys_child_exit(int code) __attribute__((noreturn));
 static void sys_child_exit(int code) {
     (void)code;
@@ -227,7 +242,8 @@ static int sys_setitimer(const struct itimerval *timer) {
 static char *sys_crypt(const char *password, const char *setting) {
     static char text[16];
     unsigned sum = (unsigned char)*setting;
-    while (*password) sum = sum * 31 + (unsigned char)*password++;
+    while (*password)
+        sum = sum * 31 + (unsigned char)*password++;
     snprintf(text, sizeof text, "$%08x", sum);
     return text;
 }
@@ -235,7 +251,8 @@ static char *sys_crypt(const char *password, const char *setting) {
 /* Files. */
 static int fd_new(enum fd_kind kind) {
     for (int fd = 3; fd < FDS; fd++) {
-        if (sys.fds[fd].kind != FD_FREE) continue;
+        if (sys.fds[fd].kind != FD_FREE)
+            continue;
         memset(&sys.fds[fd], 0, sizeof sys.fds[fd]);
         sys.fds[fd].kind = kind;
         return fd;
@@ -251,7 +268,8 @@ static int fail(int error) {
 
 static struct name *name_find(const char *path) {
     for (size_t i = 0; i < 3; i++)
-        if (strcmp(path, sys.names[i].path) == 0) return &sys.names[i];
+        if (strcmp(path, sys.names[i].path) == 0)
+            return &sys.names[i];
     return NULL;
 }
 
@@ -261,28 +279,36 @@ static struct inode *fd_inode(int fd) {
 }
 
 static void inode_drop(struct inode *inode) {
-    if (inode->links || inode->opened) return;
+    if (inode->links || inode->opened)
+        return;
     inode->data.len = 0;
 }
 
 /* Each change of a file may be the last. */
-static bool killed(void) { return sys.steps >= 0 && sys.steps-- == 0; }
+static bool killed(void) {
+    return sys.steps >= 0 && sys.steps-- == 0;
+}
 static void step(void) {
-    if (killed()) longjmp(sys.end, -1);
+    if (killed())
+        longjmp(sys.end, -1);
 }
 
 static struct inode *inode_new(void) {
     for (size_t i = 0; i < INODES; i++)
-        if (!sys.inodes[i].links && !sys.inodes[i].opened) return &sys.inodes[i];
+        if (!sys.inodes[i].links && !sys.inodes[i].opened)
+            return &sys.inodes[i];
     MUST(false);
     return NULL;
 }
 
 static int sys_open(const char *path, int flags, ...) {
     struct name *name = name_find(path);
-    if (!name) return fd_new(FD_OTHER);
-    if (!name->inode && !(flags & O_CREAT)) return fail(ENOENT);
-    if (name->inode && flags & O_EXCL) return fail(EEXIST);
+    if (!name)
+        return fd_new(FD_OTHER);
+    if (!name->inode && !(flags & O_CREAT))
+        return fail(ENOENT);
+    if (name->inode && flags & O_EXCL)
+        return fail(EEXIST);
     if (!name->inode) {
         step();
         name->inode = inode_new();
@@ -290,16 +316,19 @@ static int sys_open(const char *path, int flags, ...) {
         bytes_add(&name->inode->data, "", 0);
     }
     int fd = fd_new(FD_FILE);
-    if (fd < 0) return fd;
+    if (fd < 0)
+        return fd;
     sys.fds[fd].inode = name->inode;
     name->inode->opened++;
     return fd;
 }
 
 static int sys_close(int fd) {
-    if (fd < 0 || sys.in_child) return 0;
+    if (fd < 0 || sys.in_child)
+        return 0;
     MUST(fd < FDS && sys.fds[fd].kind != FD_FREE);
-    if (sys.fds[fd].kind == FD_PEER) sys.peers[sys.fds[fd].number].fd = -1;
+    if (sys.fds[fd].kind == FD_PEER)
+        sys.peers[sys.fds[fd].number].fd = -1;
     if (sys.fds[fd].kind == FD_FILE) {
         sys.fds[fd].inode->opened--;
         inode_drop(sys.fds[fd].inode);
@@ -310,7 +339,8 @@ static int sys_close(int fd) {
 
 static int sys_unlink(const char *path) {
     struct name *name = name_find(path);
-    if (!name->inode) return fail(ENOENT);
+    if (!name->inode)
+        return fail(ENOENT);
     step();
     name->inode->links--;
     inode_drop(name->inode);
@@ -320,9 +350,11 @@ static int sys_unlink(const char *path) {
 
 static int sys_rename(const char *from, const char *to) {
     struct name *a = name_find(from), *b = name_find(to);
-    if (!a->inode) return fail(ENOENT);
+    if (!a->inode)
+        return fail(ENOENT);
     step();
-    if (b->inode) b->inode->links--, inode_drop(b->inode);
+    if (b->inode)
+        b->inode->links--, inode_drop(b->inode);
     b->inode = a->inode;
     a->inode = NULL;
     return 0;
@@ -342,27 +374,33 @@ static ssize_t sys_pwrite(int fd, const void *bytes, size_t len, off_t at) {
         inode_write(inode, bytes, len / 2, (size_t)at);
         longjmp(sys.end, -1);
     }
-    if (sys.disk_full && len < 2) return fail(ENOSPC);
+    if (sys.disk_full && len < 2)
+        return fail(ENOSPC);
     return inode_write(inode, bytes, sys.disk_full ? len / 2 : len, (size_t)at);
 }
 
 static ssize_t sys_pread(int fd, void *bytes, size_t len, off_t at) {
     const struct inode *inode = fd_inode(fd);
-    if ((size_t)at >= inode->data.len) return 0;
-    if (len > inode->data.len - (size_t)at) len = inode->data.len - (size_t)at;
+    if ((size_t)at >= inode->data.len)
+        return 0;
+    if (len > inode->data.len - (size_t)at)
+        len = inode->data.len - (size_t)at;
     memcpy(bytes, inode->data.at + at, len);
     return (ssize_t)len;
 }
 
 static ssize_t sys_read(int fd, void *bytes, size_t len) {
-    if (sys.in_child) return 0;
+    if (sys.in_child)
+        return 0;
     if (sys.fds[fd].kind == FD_CHILD) {
-        if (!sys.child_reported) return fail(EAGAIN);
+        if (!sys.child_reported)
+            return fail(EAGAIN);
         sys.child_reported = false;
         memcpy(bytes, &sys.report, sizeof sys.report);
         return sizeof sys.report;
     }
-    if (sys.read_most && len > sys.read_most) len = sys.read_most;
+    if (sys.read_most && len > sys.read_most)
+        len = sys.read_most;
     ssize_t n = sys_pread(fd, bytes, len, (off_t)sys.fds[fd].offset);
     sys.fds[fd].offset += (size_t)n;
     return n;
@@ -373,7 +411,8 @@ static ssize_t sys_write(int fd, const void *bytes, size_t len) {
     const unsigned char *line = bytes;
     if (fd == STDERR_FILENO) {
         MUST(len > 0 && line[len - 1] == '\n' && len < 2048 + 16);
-        for (size_t i = 0; i + 1 < len; i++) MUST(line[i] >= 0x20 && line[i] != 0x7F);
+        for (size_t i = 0; i + 1 < len; i++)
+            MUST(line[i] >= 0x20 && line[i] != 0x7F);
         return (ssize_t)len;
     }
     MUST(sys.in_child && len == sizeof sys.report);
@@ -390,7 +429,9 @@ static int sys_ftruncate(int fd, off_t len) {
     return 0;
 }
 
-static off_t sys_lseek(int fd) { return (off_t)fd_inode(fd)->data.len; /* only ever to its end */ }
+static off_t sys_lseek(int fd) {
+    return (off_t)fd_inode(fd)->data.len; /* only ever to its end */
+}
 
 static int sys_fsync(int fd) {
     MUST(fd >= 0 && fd < FDS && sys.fds[fd].kind != FD_FREE);
@@ -415,7 +456,9 @@ static int sys_aio_fsync(void) {
     return 0;
 }
 
-static int sys_aio_error(void) { return sys.polls-- > 0 ? EINPROGRESS : sys.sync_fails ? EIO : 0; }
+static int sys_aio_error(void) {
+    return sys.polls-- > 0 ? EINPROGRESS : sys.sync_fails ? EIO : 0;
+}
 
 /* Every lock is free, and nothing waits. */
 static int sys_fcntl(int fd, int command, ...) {
@@ -440,7 +483,8 @@ static struct peer *fd_peer(int fd) {
 static int sys_accept(int listener, struct sockaddr *address) {
     for (int i = 0; i < PEERS; i++) {
         struct peer *p = &sys.peers[i];
-        if (!p->waits || sys.wires[i] != sys.fds[listener].number) continue;
+        if (!p->waits || sys.wires[i] != sys.fds[listener].number)
+            continue;
         struct sockaddr_in in = {.sin_port = (in_port_t)i};
         memcpy(address, &in, sizeof in);
         p->waits = false;
@@ -462,13 +506,18 @@ static int sys_getnameinfo(const struct sockaddr *address, char *host, char *por
 
 static ssize_t sys_recv(int fd, void *bytes, size_t len) {
     struct peer *p = fd_peer(fd);
-    if (p->reset) return fail(ECONNRESET);
+    if (p->reset)
+        return fail(ECONNRESET);
     MUST(len > 0); /* or it would look like the end */
     size_t n = p->sent.len - p->read;
-    if (n == 0 && !p->ends) return fail(EAGAIN);
-    if (n == 0) p->ended = true;
-    if (n > len) n = len;
-    if (n) memcpy(bytes, p->sent.at + p->read, n);
+    if (n == 0 && !p->ends)
+        return fail(EAGAIN);
+    if (n == 0)
+        p->ended = true;
+    if (n > len)
+        n = len;
+    if (n)
+        memcpy(bytes, p->sent.at + p->read, n);
     p->read += n;
     bytes_add(&p->reads, &n, sizeof n);
     return (ssize_t)n;
@@ -477,10 +526,14 @@ static ssize_t sys_recv(int fd, void *bytes, size_t len) {
 static ssize_t sys_send(int fd, const void *bytes, size_t len) {
     struct peer *p = fd_peer(fd);
     MUST(!p->shut && len > 0);
-    if (p->reset) return fail(EPIPE);
-    if (p->room == 0) return fail(EAGAIN);
-    if (len > p->room) len = p->room;
-    if (p->room != SIZE_MAX) p->room -= len;
+    if (p->reset)
+        return fail(EPIPE);
+    if (p->room == 0)
+        return fail(EAGAIN);
+    if (len > p->room)
+        len = p->room;
+    if (p->room != SIZE_MAX)
+        p->room -= len;
     bytes_add(&p->got, bytes, len);
     return (ssize_t)len;
 }
@@ -492,10 +545,13 @@ static int sys_shutdown(int fd) {
 
 static bool fd_is_readable(int fd) {
     const struct peer *p = &sys.peers[sys.fds[fd].number];
-    if (sys.fds[fd].kind == FD_PEER) return p->read < p->sent.len || p->ends || p->reset;
-    if (sys.fds[fd].kind != FD_LISTENER) return false;
+    if (sys.fds[fd].kind == FD_PEER)
+        return p->read < p->sent.len || p->ends || p->reset;
+    if (sys.fds[fd].kind != FD_LISTENER)
+        return false;
     for (int i = 0; i < PEERS; i++)
-        if (sys.peers[i].waits && sys.wires[i] == sys.fds[fd].number) return true;
+        if (sys.peers[i].waits && sys.wires[i] == sys.fds[fd].number)
+            return true;
     return false;
 }
 
@@ -507,14 +563,18 @@ static bool fd_is_writable(int fd) {
 /* If nothing is ready, time passes: until the timer ticks, or the wait is over, or sys.until. */
 static int sys_pselect(int n, fd_set *readable, fd_set *writable, const struct timespec *limit) {
     int ready = 0;
-    if (!readable) return 1; /* for an event: stderr always takes it */
+    if (!readable)
+        return 1; /* for an event: stderr always takes it */
     MUST(n <= FDS);
     for (int fd = 0; fd < n; fd++) {
-        if (FD_ISSET(fd, readable) && !fd_is_readable(fd)) FD_CLR(fd, readable);
-        if (FD_ISSET(fd, writable) && !fd_is_writable(fd)) FD_CLR(fd, writable);
+        if (FD_ISSET(fd, readable) && !fd_is_readable(fd))
+            FD_CLR(fd, readable);
+        if (FD_ISSET(fd, writable) && !fd_is_writable(fd))
+            FD_CLR(fd, writable);
         ready += !!FD_ISSET(fd, readable) + !!FD_ISSET(fd, writable);
     }
-    if (ready) return ready;
+    if (ready)
+        return ready;
     if (sys.ticking) {
         sys.now++;
         return fail(EINTR);

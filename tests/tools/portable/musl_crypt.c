@@ -14,8 +14,10 @@ int __snprintf_chk(char *s, size_t len, int flag, size_t size, const char *forma
 
 void __explicit_bzero_chk(void *bytes, size_t len, size_t size) {
     volatile char *p = bytes;
-    if (len > size) abort();
-    while (len-- > 0) *p++ = 0;
+    if (len > size)
+        abort();
+    while (len-- > 0)
+        *p++ = 0;
 }
 
 /* To make a salt, which kvss never does. */
@@ -27,7 +29,8 @@ void arc4random_buf(void *bytes, size_t len) {
 int __snprintf_chk(char *s, size_t len, int flag, size_t size, const char *format, ...) {
     va_list arguments;
     (void)flag;
-    if (len > size) abort();
+    if (len > size)
+        abort();
     va_start(arguments, format);
     int n = vsnprintf(s, len, format, arguments);
     va_end(arguments);

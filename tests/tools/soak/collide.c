@@ -11,7 +11,8 @@ int main(int argc, char **argv) {
         char key[32];
         struct str bytes = {key, (size_t)sprintf(key, "%lu", number)};
         uint64_t hash = store_hash(bytes);
-        if (hash >> 56 != 0 || (uint32_t)hash >> 30 != 0) continue;
+        if (hash >> 56 != 0 || (uint32_t)hash >> 30 != 0)
+            continue;
         puts(key);
         left--;
     }
