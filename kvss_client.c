@@ -95,7 +95,9 @@ enum { EXIT_REFUSED = 1, EXIT_NO_REPLY = 2 }; /* 4xx or 5xx; none came */
     (fprintf(stderr, "kvss_client: " __VA_ARGS__), fputc('\n', stderr), exit(EXIT_NO_REPLY))
 
 /* The column is as wide as the longest usage, and a space. */
-static void help_row(const char *usage, const char *help) { printf("  %-22s%s\n", usage, help); }
+static void help_row(const char *usage, const char *help) {
+    printf("  %-22s%s\n", usage, help);
+}
 
 static void commands_print(void) {
     for (const struct command *c = commands; c < commands + COMMANDS; c++)
@@ -104,7 +106,8 @@ static void commands_print(void) {
 
 static const struct command *command_find(const char *verb) {
     for (const struct command *c = commands; c < commands + COMMANDS; c++)
-        if (!strcasecmp(verb, c->verb)) return c;
+        if (!strcasecmp(verb, c->verb))
+            return c;
     return NULL;
 }
 
@@ -135,11 +138,14 @@ static struct {
     struct queue out, in;
 } server = {.fd = -1, .out = {out_bytes, QUEUE_SIZE, 0, 0}, .in = {in_bytes, REPLIES_SIZE, 0, 0}};
 
-static size_t queue_len(const struct queue *q) { return q->end - q->start; }
+static size_t queue_len(const struct queue *q) {
+    return q->end - q->start;
+}
 
 /* Moves what there is to the front, and returns the room behind it. */
 static size_t queue_room(struct queue *q) {
-    if (q->start > 0) memmove(q->bytes, q->bytes + q->start, queue_len(q));
+    if (q->start > 0)
+        memmove(q->bytes, q->bytes + q->start, queue_len(q));
     q->end -= q->start;
     q->start = 0;
     return q->size - q->end;
@@ -149,7 +155,8 @@ static size_t queue_room(struct queue *q) {
  * queue_room(). */
 static char *queue_line(struct queue *q, size_t *len) {
     char *line = q->bytes + q->start, *lf = memchr(line, '\n', queue_len(q));
-    if (!lf) return NULL;
+    if (!lf)
+        return NULL;
     *lf = '\0';
     *len = (size_t)(lf - line);
     q->start += *len + 1;
@@ -170,7 +177,9 @@ static const char *server_address(int (*which)(int, struct sockaddr *, socklen_t
 }
 
 /* Requests are still to be sent, or replies to come. */
-static bool server_due(void) { return queue_len(&server.out) || server.replies < server.requests; }
+static bool server_due(void) {
+    return queue_len(&server.out) || server.replies < server.requests;
+}
 
 /* Waits until there is input (-1: don't), the server has sent something, or it takes what there is
  * to send. For a reply, or the end, not longer than --timeout. False: a signal has come. */
@@ -179,18 +188,23 @@ static bool server_wait(int input, fd_set *readable, fd_set *writable, const sig
     bool due = server_due() || server.quit || server.leaving;
     FD_ZERO(readable);
     FD_ZERO(writable);
-    if (input >= 0) FD_SET(input, readable);
+    if (input >= 0)
+        FD_SET(input, readable);
     FD_SET(server.fd, readable);
-    if (queue_len(&server.out)) FD_SET(server.fd, writable);
+    if (queue_len(&server.out))
+        FD_SET(server.fd, writable);
     int ready = pselect((input > server.fd ? input : server.fd) + 1, readable, writable, NULL,
                         due && limit.tv_sec ? &limit : NULL, signals);
-    if (ready < 0 && errno != EINTR) DIE("pselect: %s", strerror(errno));
+    if (ready < 0 && errno != EINTR)
+        DIE("pselect: %s", strerror(errno));
     if (ready == 0)
         DIE("no reply in %ld s; --timeout sets how long to wait", options[TIMEOUT].value);
     return ready > 0;
 }
 
-static bool is_later(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
+static bool is_later(void) {
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+}
 
 /* Moves bytes between the queues and the socket, as select() allows. What the server has sent
  * before it went away is read first; sending to it may fail then, and that is not yet the end. */
@@ -198,7 +212,8 @@ static void server_move(const fd_set *readable, const fd_set *writable) {
     if (FD_ISSET(server.fd, writable)) {
         ssize_t n = send(server.fd, server.out.bytes + server.out.start, queue_len(&server.out),
                          MSG_NOSIGNAL);
-        if (n > 0) server.out.start += (size_t)n;
+        if (n > 0)
+            server.out.start += (size_t)n;
         if (n < 0 && !is_later()) {
             (void)shutdown(server.fd, SHUT_WR); /* nothing may follow half a request */
             server.out.start = server.out.end;
@@ -206,9 +221,11 @@ static void server_move(const fd_set *readable, const fd_set *writable) {
     }
     if (FD_ISSET(server.fd, readable)) {
         size_t room = queue_room(&server.in);
-        if (room == 0) DIE("the reply does not end; is that a KV/1.0 server?");
+        if (room == 0)
+            DIE("the reply does not end; is that a KV/1.0 server?");
         ssize_t n = recv(server.fd, server.in.bytes + server.in.end, room, 0);
-        if (n > 0) server.in.end += (size_t)n;
+        if (n > 0)
+            server.in.end += (size_t)n;
         server.ended = n == 0 || (n < 0 && !is_later());
     }
 }
@@ -219,8 +236,10 @@ static int server_try(const struct addrinfo *a) {
     int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol), error = 0, ready = -1;
     socklen_t len = sizeof error;
     struct timespec limit = {options[TIMEOUT].value, 0};
-    if (fd < 0) return -1;
-    if (fd >= FD_SETSIZE || fcntl(fd, F_SETFL, O_NONBLOCK) < 0) error = EMFILE;
+    if (fd < 0)
+        return -1;
+    if (fd >= FD_SETSIZE || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+        error = EMFILE;
     if (!error && connect(fd, a->ai_addr, a->ai_addrlen) < 0) {
         fd_set writable;
         FD_ZERO(&writable);
@@ -232,7 +251,8 @@ static int server_try(const struct addrinfo *a) {
         else if (ready < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
             error = errno;
     }
-    if (!error) return fd;
+    if (!error)
+        return fd;
     close(fd);
     errno = error;
     return -1;
@@ -251,8 +271,10 @@ static void server_connect(void) {
     char port[24];
     snprintf(port, sizeof port, "%ld", options[PORT].value);
     int error = getaddrinfo(host, port, &hints, &found);
-    if (error) DIE("%s: %s", host, gai_strerror(error));
-    for (struct addrinfo *a = found; a && server.fd < 0; a = a->ai_next) server.fd = server_try(a);
+    if (error)
+        DIE("%s: %s", host, gai_strerror(error));
+    for (struct addrinfo *a = found; a && server.fd < 0; a = a->ai_next)
+        server.fd = server_try(a);
     if (server.fd < 0)
         DIE("%s port %s: %s; is the server running? ./kvss %s starts it", host, port,
             strerror(errno), port);
@@ -269,14 +291,16 @@ static void server_connect(void) {
 /* "WRONG/1.0 GET test" brings a version of its own: letters, a slash, a digit. */
 static bool has_version(const char *line) {
     const char *slash = line;
-    while (isalpha((unsigned char)*slash)) slash++;
+    while (isalpha((unsigned char)*slash))
+        slash++;
     return slash > line && *slash == '/' && isdigit((unsigned char)slash[1]);
 }
 
 /* Of ASCII alone: what is upper case may depend on the language. */
 static void upper_case(char *word, const char *end) {
     for (; word < end && *word != ' '; word++)
-        if (*word >= 'a' && *word <= 'z') *word = (char)(*word - 'a' + 'A');
+        if (*word >= 'a' && *word <= 'z')
+            *word = (char)(*word - 'a' + 'A');
 }
 
 /* Queues what was typed as a request, and returns what is wrong with it, or NULL. The verb may be
@@ -284,17 +308,21 @@ static void upper_case(char *word, const char *end) {
  * sent before, and a batch looks. */
 static const char *request_queue(const char *line, size_t len) {
     (void)queue_room(&server.out); /* at the end, where it is written to */
-    for (; *line == ' '; line++) len--;
+    for (; *line == ' '; line++)
+        len--;
     size_t prefix = has_version(line) ? 0 : strlen("KV/1.0 ");
-    if (prefix + len + 1 > REQUEST_MAX) return TOO_LONG;
+    if (prefix + len + 1 > REQUEST_MAX)
+        return TOO_LONG;
     char *bytes = server.out.bytes + server.out.end, *end = bytes + prefix + len;
     memcpy(bytes, "KV/1.0 ", prefix);
     memcpy(bytes + prefix, line, len);
     *end = '\n';
-    if (prefix) upper_case(bytes + prefix, end);
+    if (prefix)
+        upper_case(bytes + prefix, end);
     if (prefix && len > strlen(MANAGE) && !memcmp(bytes + prefix, MANAGE, strlen(MANAGE))) {
         char *space = memchr(bytes + prefix + strlen(MANAGE), ' ', len - strlen(MANAGE));
-        if (space) upper_case(space + 1, end);
+        if (space)
+            upper_case(space + 1, end);
     }
     server.quit = prefix + len + 1 == strlen(QUIT) && !memcmp(bytes, QUIT, strlen(QUIT));
     server.connects |= !strncmp(bytes, CONNECT, strlen(CONNECT));
@@ -306,8 +334,10 @@ static const char *request_queue(const char *line, size_t len) {
 /* Reads all of stdin, for the value "-". An LF at its end belongs to the file and not the value. */
 static size_t request_read_stdin(char *bytes, size_t size) {
     size_t len = fread(bytes, 1, size, stdin);
-    if (ferror(stdin)) DIE("standard input: %s", strerror(errno));
-    if (len > 0 && bytes[len - 1] == '\n') len--;
+    if (ferror(stdin))
+        DIE("standard input: %s", strerror(errno));
+    if (len > 0 && bytes[len - 1] == '\n')
+        len--;
     return len;
 }
 
@@ -319,19 +349,23 @@ static void request_from_words(char **words) {
     int without_space = command ? command->words : 2;
     size_t len = 0;
     for (int i = 0; words[i]; i++) {
-        if (len > REQUEST_MAX) DIE(TOO_LONG);
+        if (len > REQUEST_MAX)
+            DIE(TOO_LONG);
         bool from_stdin = i == without_space && !words[i + 1] && !strcmp(words[i], "-");
         size_t room = sizeof line - len - 1, n = strlen(words[i]);
-        if (!from_stdin && n > room) DIE(TOO_LONG);
+        if (!from_stdin && n > room)
+            DIE(TOO_LONG);
         char *word = line + len;
         if (from_stdin)
             n = request_read_stdin(word, room);
         else
             memcpy(word, words[i], n);
-        if (n == 0) DIE("an empty argument: no field of a request can be empty");
+        if (n == 0)
+            DIE("an empty argument: no field of a request can be empty");
         if (i < without_space && memchr(word, ' ', n))
             DIE("'%s' has a space in it, and only a value can", words[i]);
-        if (memchr(word, '\n', n)) DIE("a line feed in an argument would end the request there");
+        if (memchr(word, '\n', n))
+            DIE("a line feed in an argument would end the request there");
         len += n;
         if (words[i + 1])
             line[len++] = ' ';
@@ -340,7 +374,8 @@ static void request_from_words(char **words) {
     }
     line[len] = '\0';
     const char *wrong = request_queue(line, len);
-    if (wrong) DIE("%s", wrong);
+    if (wrong)
+        DIE("%s", wrong);
 }
 
 /* == 4. Replies ===================================================================================
@@ -352,15 +387,18 @@ static void request_from_words(char **words) {
 static int reply_status(const char *line, size_t len) {
     if (strspn(line, "0123456789") != 3 || (len > 3 && line[3] != ' '))
         DIE("what came is no reply of KV/1.0; is that kvss?");
-    if (line[0] == '1') return EXIT_SUCCESS;
+    if (line[0] == '1')
+        return EXIT_SUCCESS;
     server.replies++;
     return line[0] == '2' ? EXIT_SUCCESS : EXIT_REFUSED;
 }
 
 /* What --value leaves of a line: the data of a 200, the text of a message, or NULL. */
 static const char *reply_value(const char *line) {
-    if (!strncmp(line, "200 OK ", strlen("200 OK "))) return line + strlen("200 OK ");
-    if (strncmp(line, "100 MESSAGE ", strlen("100 MESSAGE ")) != 0) return NULL;
+    if (!strncmp(line, "200 OK ", strlen("200 OK ")))
+        return line + strlen("200 OK ");
+    if (strncmp(line, "100 MESSAGE ", strlen("100 MESSAGE ")) != 0)
+        return NULL;
     const char *space = strchr(line + strlen("100 MESSAGE "), ' ');
     return space ? space + 1 : NULL;
 }
@@ -370,7 +408,8 @@ static int reply_print(const char *line, size_t len) {
     int status = reply_status(line, len);
     FILE *to = options[VALUE].value && status != EXIT_SUCCESS ? stderr : stdout;
     const char *value = options[VALUE].value && status == EXIT_SUCCESS ? reply_value(line) : line;
-    if (!value) return status;
+    if (!value)
+        return status;
     fwrite(value, 1, len - (size_t)(value - line), to);
     fputc('\n', to);
     return status;
@@ -379,7 +418,8 @@ static int reply_print(const char *line, size_t len) {
 /* Data that is lost must not look like success. A fflush() that fails sets the error indicator. */
 static void output_flush(void) {
     (void)fflush(stdout);
-    if (ferror(stdout)) DIE("standard output: %s", strerror(errno));
+    if (ferror(stdout))
+        DIE("standard output: %s", strerror(errno));
 }
 
 /* == 5. Batch =====================================================================================
@@ -403,16 +443,20 @@ static void input_queue(void) {
     while (!wrong && !server.quit && queue_room(&server.out) >= REQUEST_MAX) {
         size_t len = 0;
         char *line = queue_line(&input.in, &len);
-        if (!line && queue_len(&input.in) < REQUEST_MAX) return;
+        if (!line && queue_len(&input.in) < REQUEST_MAX)
+            return;
         input.lines++;
-        if (len > 0 && line[len - 1] == '\r') len--;
+        if (len > 0 && line[len - 1] == '\r')
+            len--;
         if (!line)
             wrong = TOO_LONG;
         else if (len > 0)
             wrong = request_queue(line, len);
     }
-    if (wrong) fprintf(stderr, "kvss_client: line %lu: %s\n", input.lines, wrong);
-    if (!wrong && !server.quit) return;
+    if (wrong)
+        fprintf(stderr, "kvss_client: line %lu: %s\n", input.lines, wrong);
+    if (!wrong && !server.quit)
+        return;
     input.wrong = wrong != NULL;
     input.fd = -1;
     input.in.start = input.in.end;
@@ -421,13 +465,17 @@ static void input_queue(void) {
 static void input_read(void) {
     size_t room = queue_room(&input.in);
     ssize_t n = read(input.fd, input.in.bytes + input.in.end, room - 1);
-    if (n < 0 && is_later()) return;
-    if (n < 0) DIE("cannot read the requests: %s", strerror(errno));
+    if (n < 0 && is_later())
+        return;
+    if (n < 0)
+        DIE("cannot read the requests: %s", strerror(errno));
     input.bytes += n;
     input.in.end += (size_t)n;
-    if (n > 0) return;
+    if (n > 0)
+        return;
     input.fd = -1;
-    if (queue_len(&input.in) > 0) input.in.bytes[input.in.end++] = '\n'; /* the last may lack it */
+    if (queue_len(&input.in) > 0)
+        input.in.bytes[input.in.end++] = '\n'; /* the last may lack it */
 }
 
 /* How far a long load has come, once a second, on a terminal that does not show the replies. */
@@ -435,7 +483,8 @@ static void input_progress(bool last) {
     static time_t next;
     static bool shown;
     time_t now = time(NULL);
-    if (next == 0) next = now + 1;
+    if (next == 0)
+        next = now + 1;
     if (input.size == 0 || !isatty(STDERR_FILENO) || isatty(STDOUT_FILENO) ||
         (last ? !shown : now < next))
         return;
@@ -445,7 +494,9 @@ static void input_progress(bool last) {
             input.bytes * 100 / input.size, last ? "\n" : "");
 }
 
-static bool batch_goes_on(void) { return input.fd >= 0 || queue_len(&input.in) || server_due(); }
+static bool batch_goes_on(void) {
+    return input.fd >= 0 || queue_len(&input.in) || server_due();
+}
 
 /* Returns the exit status: that of the worst reply. */
 static int batch_run(void) {
@@ -454,15 +505,19 @@ static int batch_run(void) {
         fd_set readable, writable;
         size_t len;
         bool reads = input.fd >= 0 && queue_room(&input.in) > QUEUE_SIZE / 2;
-        if (!server_wait(reads ? input.fd : -1, &readable, &writable, NULL)) continue;
-        if (reads && FD_ISSET(input.fd, &readable)) input_read();
+        if (!server_wait(reads ? input.fd : -1, &readable, &writable, NULL))
+            continue;
+        if (reads && FD_ISSET(input.fd, &readable))
+            input_read();
         server_move(&readable, &writable);
         input_queue(); /* last: what it leaves behind there is no room for, and a reply will come */
         for (char *line; (line = queue_line(&server.in, &len));)
-            if (reply_print(line, len) != EXIT_SUCCESS) worst = EXIT_REFUSED;
+            if (reply_print(line, len) != EXIT_SUCCESS)
+                worst = EXIT_REFUSED;
         output_flush();
         input_progress(false);
-        if (server.connects && !server.quit && !server.leaving && !batch_goes_on()) server_leave();
+        if (server.connects && !server.quit && !server.leaving && !batch_goes_on())
+            server_leave();
     }
     input_progress(true);
     if (server.ended && !server.quit && (input.fd >= 0 || queue_len(&input.in)))
@@ -494,7 +549,8 @@ static bool terminal_asked;       /* and it has not */
 
 /* TCSAFLUSH drops what was typed and not read: a late report would end up in the shell. */
 static void terminal_restore(void) {
-    if (terminal_is_raw) tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal_saved);
+    if (terminal_is_raw)
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal_saved);
     terminal_is_raw = false;
 }
 
@@ -502,26 +558,32 @@ static void terminal_restore(void) {
  * read() returns where there is nothing: Ctrl-C takes back what was typed before it, even between
  * select(), which promised it, and read(), which would then wait for ever with signals blocked. */
 static void terminal_raw(void) {
-    if (tcgetattr(STDIN_FILENO, &terminal_saved) < 0) DIE("tcgetattr: %s", strerror(errno));
+    if (tcgetattr(STDIN_FILENO, &terminal_saved) < 0)
+        DIE("tcgetattr: %s", strerror(errno));
     struct termios raw = terminal_saved;
     raw.c_iflag &= (tcflag_t) ~(ICRNL | IXON);
     raw.c_lflag &= (tcflag_t) ~(ICANON | ECHO | IEXTEN);
     raw.c_cc[VMIN] = 0;
     raw.c_cc[VTIME] = 0;
-    if (tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) < 0) DIE("tcsetattr: %s", strerror(errno));
+    if (tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) < 0)
+        DIE("tcsetattr: %s", strerror(errno));
     terminal_is_raw = true;
 }
 
 static void terminal_write(const char *bytes, size_t len) {
     while (len > 0) {
         ssize_t n = write(STDOUT_FILENO, bytes, len);
-        if (n < 0 && !is_later()) DIE("terminal: %s", strerror(errno));
-        if (n > 0) bytes += n, len -= (size_t)n;
+        if (n < 0 && !is_later())
+            DIE("terminal: %s", strerror(errno));
+        if (n > 0)
+            bytes += n, len -= (size_t)n;
     }
 }
 
 /* Sends an escape sequence, or a text that has no variable part. */
-static void terminal_put(const char *s) { terminal_write(s, strlen(s)); }
+static void terminal_put(const char *s) {
+    terminal_write(s, strlen(s));
+}
 
 /* Has the terminal report its width: save the cursor, go far right, report, go back. */
 static void terminal_ask(void) {
@@ -536,17 +598,24 @@ static size_t key_decode(const char *p, size_t len, int *key) {
     static const int numbered[] = {KEY_NONE, KEY_HOME, KEY_NONE, KEY_DELETE, KEY_END,
                                    KEY_NONE, KEY_NONE, KEY_HOME, KEY_END};
     *key = (unsigned char)p[0];
-    if (*key != ESC) return 1;
+    if (*key != ESC)
+        return 1;
     *key = KEY_NONE;
-    if (len < 2) return 0;
-    if (p[1] != '[' && p[1] != 'O') return 2;
+    if (len < 2)
+        return 0;
+    if (p[1] != '[' && p[1] != 'O')
+        return 2;
     size_t n = 2;
-    while (n < len && (p[n] < 0x40 || p[n] == 0x7F)) n++;
-    if (n == len) return len < KEY_BYTES_MAX ? 0 : len;
+    while (n < len && (p[n] < 0x40 || p[n] == 0x7F))
+        n++;
+    if (n == len)
+        return len < KEY_BYTES_MAX ? 0 : len;
     const char *final = strchr(finals, p[n]), *second = memchr(p, ';', n);
     int number = isdigit((unsigned char)p[2]) ? p[2] - '0' : 0;
-    if (final) *key = KEY_UP + (int)(final - finals);
-    if (p[n] == '~' && n == 3 && number <= 8) *key = numbered[number];
+    if (final)
+        *key = KEY_UP + (int)(final - finals);
+    if (p[n] == '~' && n == 3 && number <= 8)
+        *key = numbered[number];
     if (p[n] == 'R' && second && terminal_asked && atoi(second + 1) > 0) {
         terminal_columns = atoi(second + 1);
         terminal_asked = false; /* Shift-F3 may look the same */
@@ -582,22 +651,26 @@ static size_t editor_character(size_t i, int *columns) {
     size_t n = mbrtowc(&character, editor.text + i, editor.len - i, &state);
     bool valid = n <= editor.len - i; /* 0 is for a NUL, and there is none */
     *columns = valid ? wcwidth(character) : 1;
-    if (*columns < 0) *columns = 1;
+    if (*columns < 0)
+        *columns = 1;
     return i + (valid ? n : 1);
 }
 
 static int editor_columns(size_t from, size_t to) {
     int sum = 0, columns;
-    for (size_t i = from; i < to; sum += columns) i = editor_character(i, &columns);
+    for (size_t i = from; i < to; sum += columns)
+        i = editor_character(i, &columns);
     return sum;
 }
 
 static size_t editor_right(size_t i) {
     int columns;
-    if (i < editor.len) i = editor_character(i, &columns);
+    if (i < editor.len)
+        i = editor_character(i, &columns);
     while (i < editor.len) {
         size_t next = editor_character(i, &columns);
-        if (columns > 0) break;
+        if (columns > 0)
+            break;
         i = next;
     }
     return i;
@@ -607,7 +680,8 @@ static size_t editor_left(size_t i) {
     int columns = 0;
     while (i > 0 && columns == 0) {
         size_t bytes = i < MB_CUR_MAX ? i : MB_CUR_MAX; /* the longest that could end at i */
-        while (bytes > 1 && editor_character(i - bytes, &columns) != i) bytes--;
+        while (bytes > 1 && editor_character(i - bytes, &columns) != i)
+            bytes--;
         i -= bytes;
         editor_character(i, &columns);
     }
@@ -624,8 +698,10 @@ static void editor_draw(void) {
     while (from > 0 && editor_columns(editor_left(from), editor.cursor) <= left)
         from = editor_left(from);
     size_t to = editor.cursor;
-    while (to < editor.len && editor_columns(from, editor_right(to)) <= room) to = editor_right(to);
-    for (size_t i = from; i < to; i++) shown[n++] = editor.text[i] == '\t' ? ' ' : editor.text[i];
+    while (to < editor.len && editor_columns(from, editor_right(to)) <= room)
+        to = editor_right(to);
+    for (size_t i = from; i < to; i++)
+        shown[n++] = editor.text[i] == '\t' ? ' ' : editor.text[i];
     terminal_put("\r" PROMPT);
     terminal_write(shown, n);
     n = (size_t)snprintf(shown, sizeof shown, "\x1b[K\r\x1b[%dC",
@@ -641,7 +717,8 @@ static void editor_set(const char *text) {
 
 static void editor_insert(char byte) {
     editor.full |= editor.len + 1 >= sizeof editor.text;
-    if (editor.full) return;
+    if (editor.full)
+        return;
     memmove(editor.text + editor.cursor + 1, editor.text + editor.cursor,
             editor.len - editor.cursor);
     editor.text[editor.cursor++] = byte;
@@ -657,8 +734,10 @@ static void editor_delete(size_t from, size_t to) {
 
 static size_t editor_word_start(void) {
     size_t i = editor.cursor;
-    while (i > 0 && editor.text[i - 1] == ' ') i--;
-    while (i > 0 && editor.text[i - 1] != ' ') i--;
+    while (i > 0 && editor.text[i - 1] == ' ')
+        i--;
+    while (i > 0 && editor.text[i - 1] != ' ')
+        i--;
     return i;
 }
 
@@ -680,13 +759,15 @@ static void history_add(void) {
 }
 
 static void history_go(int to) {
-    if (to < 0 || to > editor.lines) return;
+    if (to < 0 || to > editor.lines)
+        return;
     editor.text[editor.len] = '\0';
     if (editor.at == editor.lines) {
         free(editor.history[editor.lines]);
         editor.history[editor.lines] = strdup(editor.text);
     }
-    if (!editor.history[to]) return;
+    if (!editor.history[to])
+        return;
     editor_set(editor.history[to]);
     editor.at = to;
 }
@@ -695,31 +776,58 @@ static enum typed editor_key(int key) {
     size_t at = editor.cursor;
     switch (key) {
     case '\r':
-    case '\n': return ENTERED;
+    case '\n':
+        return ENTERED;
     case 'D' & CTRL:
-        if (editor.len == 0) return LEAVING;
+        if (editor.len == 0)
+            return LEAVING;
         /* fall through */
-    case KEY_DELETE: editor_delete(at, editor_right(at)); break;
+    case KEY_DELETE:
+        editor_delete(at, editor_right(at));
+        break;
     case 'H' & CTRL:
-    case BACKSPACE: editor_delete(editor_left(at), at); break;
+    case BACKSPACE:
+        editor_delete(editor_left(at), at);
+        break;
     case 'B' & CTRL:
-    case KEY_LEFT: editor.cursor = editor_left(at); break;
+    case KEY_LEFT:
+        editor.cursor = editor_left(at);
+        break;
     case 'F' & CTRL:
-    case KEY_RIGHT: editor.cursor = editor_right(at); break;
+    case KEY_RIGHT:
+        editor.cursor = editor_right(at);
+        break;
     case 'A' & CTRL:
-    case KEY_HOME: editor.cursor = 0; break;
+    case KEY_HOME:
+        editor.cursor = 0;
+        break;
     case 'E' & CTRL:
-    case KEY_END: editor.cursor = editor.len; break;
+    case KEY_END:
+        editor.cursor = editor.len;
+        break;
     case 'P' & CTRL:
-    case KEY_UP: history_go(editor.at - 1); break;
+    case KEY_UP:
+        history_go(editor.at - 1);
+        break;
     case 'N' & CTRL:
-    case KEY_DOWN: history_go(editor.at + 1); break;
-    case 'K' & CTRL: editor.len = at; break;
-    case 'U' & CTRL: editor_delete(0, at); break;
-    case 'W' & CTRL: editor_delete(editor_word_start(), at); break;
-    case 'L' & CTRL: terminal_put("\x1b[H\x1b[2J"); break;
+    case KEY_DOWN:
+        history_go(editor.at + 1);
+        break;
+    case 'K' & CTRL:
+        editor.len = at;
+        break;
+    case 'U' & CTRL:
+        editor_delete(0, at);
+        break;
+    case 'W' & CTRL:
+        editor_delete(editor_word_start(), at);
+        break;
+    case 'L' & CTRL:
+        terminal_put("\x1b[H\x1b[2J");
+        break;
     default:
-        if (key == '\t' || (key >= ' ' && key <= 0xFF)) editor_insert((char)key);
+        if (key == '\t' || (key >= ' ' && key <= 0xFF))
+            editor_insert((char)key);
     }
     return TYPING;
 }
@@ -732,7 +840,9 @@ static enum typed editor_key(int key) {
 
 static volatile sig_atomic_t prompt_signal;
 
-static void on_signal(int signal) { prompt_signal = signal; }
+static void on_signal(int signal) {
+    prompt_signal = signal;
+}
 
 static void prompt_help(void) {
     commands_print();
@@ -749,12 +859,14 @@ static bool prompt_enter(void) {
     editor_draw(); /* pasted, it was not shown yet */
     terminal_put("\n");
     history_add();
-    if (!strcmp(editor.text, "exit")) return false;
+    if (!strcmp(editor.text, "exit"))
+        return false;
     if (!strcmp(editor.text, "help"))
         prompt_help();
     else if (editor.len > 0 && !wrong)
         wrong = request_queue(editor.text, editor.len);
-    if (wrong) printf("%s\n", wrong);
+    if (wrong)
+        printf("%s\n", wrong);
     fflush(stdout);
     editor_set("");
     terminal_ask();
@@ -773,7 +885,8 @@ static void prompt_replies(void) {
             bool second = byte == 0xC2 && next < 0xA0;
             bool hidden = byte < 0x20 || byte == 0x7F || second;
             printf(hidden ? "\\x%02X" : "%c", byte);
-            if (second && ++i < len) printf("\\x%02X", next);
+            if (second && ++i < len)
+                printf("\\x%02X", next);
         }
         printf("\n");
         fflush(stdout);
@@ -820,17 +933,21 @@ static struct {
 } keys;
 
 /* For a reply, or for the end of the connection. */
-static bool prompt_waits(void) { return server_due() || server.quit; }
+static bool prompt_waits(void) {
+    return server_due() || server.quit;
+}
 
 /* Takes the keys that have come, until a line has been sent. False: the user leaves. */
 static bool prompt_keys(void) {
     while (keys.len > 0 && !prompt_waits()) {
         int key;
         size_t used = key_decode(keys.bytes, keys.len, &key);
-        if (used == 0) return true;
+        if (used == 0)
+            return true;
         memmove(keys.bytes, keys.bytes + used, keys.len -= used);
         enum typed typed = editor_key(key);
-        if (typed == LEAVING || (typed == ENTERED && !prompt_enter())) return false;
+        if (typed == LEAVING || (typed == ENTERED && !prompt_enter()))
+            return false;
     }
     return true;
 }
@@ -840,7 +957,8 @@ static bool prompt_keys(void) {
 static bool prompt_read(void) {
     struct termios settings;
     ssize_t n = read(STDIN_FILENO, keys.bytes + keys.len, sizeof keys.bytes - keys.len);
-    if (n > 0) keys.len += (size_t)n;
+    if (n > 0)
+        keys.len += (size_t)n;
     return n > 0 || (n == 0 ? tcgetattr(STDIN_FILENO, &settings) == 0 : is_later());
 }
 
@@ -848,7 +966,8 @@ static int prompt_run(void) {
     sigset_t none;
     sigemptyset(&none);
     prompt_signals();
-    if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
+    if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1)
+        setlocale(LC_CTYPE, "C.UTF-8");
     atexit(terminal_restore);
     printf("connected to %s", server_address(getpeername));
     printf(" from port %s; help lists the commands, exit leaves\n",
@@ -859,18 +978,23 @@ static int prompt_run(void) {
     for (bool stays = true; !server.ended && (stays || server.leaving);) {
         fd_set readable, writable;
         bool reads = stays && !prompt_waits();
-        if (reads) editor_draw();
+        if (reads)
+            editor_draw();
         if (server_wait(reads ? STDIN_FILENO : -1, &readable, &writable, &none)) {
-            if (reads && FD_ISSET(STDIN_FILENO, &readable)) stays = prompt_read();
+            if (reads && FD_ISSET(STDIN_FILENO, &readable))
+                stays = prompt_read();
             server_move(&readable, &writable);
             prompt_replies();
         }
-        if (prompt_signal) prompt_obey(prompt_signal);
+        if (prompt_signal)
+            prompt_obey(prompt_signal);
         stays = stays && prompt_keys();
-        if (!stays && server.connects && !server.leaving) server_leave();
+        if (!stays && server.connects && !server.leaving)
+            server_leave();
     }
     terminal_put("\r\x1b[K");
-    if (server.ended && !server.quit && !server.leaving) DIE("the server closed the connection");
+    if (server.ended && !server.quit && !server.leaving)
+        DIE("the server closed the connection");
     return EXIT_SUCCESS;
 }
 
@@ -878,9 +1002,12 @@ static int prompt_run(void) {
 
 static void option_set(struct option *o, const char *value) {
     char *end;
-    if (!o->argument) o->value = 1;
-    if (o->argument && o->most == 0) o->text = value;
-    if (o->most <= 1) return;
+    if (!o->argument)
+        o->value = 1;
+    if (o->argument && o->most == 0)
+        o->text = value;
+    if (o->most <= 1)
+        return;
     o->value = strtol(value, &end, 10);
     if (end == value || *end || o->value < 0 || o->value > o->most)
         DIE("%s: '%s' is not a number from 0 to %ld", o->name, value, o->most);
@@ -896,16 +1023,21 @@ static struct option *option_find(const char *word, bool is_long, size_t len) {
 /* Reads the options, which end at the first word that is none. Returns that word. */
 static char **options_read(char **words) {
     for (; *words && **words == '-' && (*words)[1]; words++) {
-        if (!strcmp(*words, "--")) return words + 1;
+        if (!strcmp(*words, "--"))
+            return words + 1;
         bool is_long = (*words)[1] == '-';
         char *name = *words + 1 + is_long, *word = *words;
         size_t len = is_long ? strcspn(name, "=") : 1;
         struct option *o = option_find(name, is_long, len);
-        if (!o) DIE("%s: no such option; see kvss_client --help", word);
+        if (!o)
+            DIE("%s: no such option; see kvss_client --help", word);
         const char *value = name[len] ? name + len + is_long : NULL;
-        if (!o->argument && value) DIE("%s: this option takes no value", word);
-        if (o->argument && !value) value = *++words;
-        if (o->argument && !value) DIE("%s: %s is missing", word, o->argument);
+        if (!o->argument && value)
+            DIE("%s: this option takes no value", word);
+        if (o->argument && !value)
+            value = *++words;
+        if (o->argument && !value)
+            DIE("%s: %s is missing", word, o->argument);
         option_set(o, value);
     }
     return words;
@@ -945,18 +1077,23 @@ static void input_open(void) {
     struct stat about;
     bool is_stdin = !strcmp(options[FROM].text, "-");
     input.fd = is_stdin ? STDIN_FILENO : open(options[FROM].text, O_RDONLY);
-    if (input.fd < 0) DIE("%s: %s", options[FROM].text, strerror(errno));
-    if (fstat(input.fd, &about) == 0 && S_ISREG(about.st_mode)) input.size = about.st_size;
+    if (input.fd < 0)
+        DIE("%s: %s", options[FROM].text, strerror(errno));
+    if (fstat(input.fd, &about) == 0 && S_ISREG(about.st_mode))
+        input.size = about.st_size;
 }
 
 int main(int argc, char **argv) {
     (void)argc;
     /* Were stdin, stdout or stderr closed, the socket would get its number. */
     int spare;
-    while ((spare = open("/dev/null", O_RDWR)) >= 0 && spare <= STDERR_FILENO) continue;
+    while ((spare = open("/dev/null", O_RDWR)) >= 0 && spare <= STDERR_FILENO)
+        continue;
     char **words = operands_read(options_read(argv + 1));
-    if (options[HELP].value) help_print();
-    if (options[VERSION].value) printf("kvss_client %s\n", KVSS_VERSION);
+    if (options[HELP].value)
+        help_print();
+    if (options[VERSION].value)
+        printf("kvss_client %s\n", KVSS_VERSION);
     if (options[HELP].value || options[VERSION].value) {
         output_flush();
         return EXIT_SUCCESS;
@@ -965,7 +1102,8 @@ int main(int argc, char **argv) {
     bool at_terminal =
         isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && terminal && strcmp(terminal, "dumb") != 0;
     bool prompts = !words[0] && !strcmp(options[FROM].text, "-") && at_terminal;
-    if (words[0] && strcmp(options[FROM].text, "-") != 0) DIE("a command, or --file: not both");
+    if (words[0] && strcmp(options[FROM].text, "-") != 0)
+        DIE("a command, or --file: not both");
     if (words[0])
         request_from_words(words);
     else if (!prompts)
