@@ -239,7 +239,10 @@ various() {
 }
 
 @test "docs/performance.md has the tables that its numbers give" {
-    same page "$(cat "$ROOT/docs/performance.md")" "$("$ROOT/tests/tools/bench/page.bash" --print)"
+    command -v python3 >/dev/null || skip "python3 is needed"
+    cp -R "$ROOT/tests" "$COPY"
+    "$COPY/tests/tools/bench/report.py" page
+    cmp "$ROOT/docs/performance.md" "$COPY/docs/performance.md"
     grep -q '^| 50 clients, depth 100 | redis | throughput | [0-9]' "$ROOT/docs/performance.md"
 }
 

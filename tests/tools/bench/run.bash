@@ -101,4 +101,4 @@ if [ -z "${QUICK-}" ]; then
         measure "idle $connections" $SWEEP 'kvss redis memcached floor' --connections 1 --idle $((connections - 1))
     done
 fi
-awk -f "$BENCH/report.awk" "$OUT"
+"$BENCH/report.py" "$OUT"
