@@ -3,6 +3,7 @@
 # on loopback only, on free ports, and end with the script, which leaves nothing behind.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
+KVSS=${KVSS:-$ROOT/kvss}
 SERVER_CORE=0
 LOAD_CORE=$(($(nproc) > 1 ? 1 : 0))
 WORK=$(mktemp -d)
@@ -41,7 +42,7 @@ server() {
 # start_kvss [OPTION...]: sets PID and PORT.
 # shellcheck disable=SC2120 # others pass some
 start_kvss() {
-    server "$ROOT/kvss" --quiet --port 0 "$@"
+    server "$KVSS" --quiet --port 0 "$@"
     until PORT=$(sed -n 's/^kvss: listening on .*://p' "$LOG"); [ "$PORT" ]; do sleep 0.01; done
 }
 
@@ -92,6 +93,6 @@ value() {
 }
 
 build() {
-    make -s -C "$ROOT" kvss
+    [ "$KVSS" != "$ROOT/kvss" ] || make -s -C "$ROOT" kvss
     cc -std=gnu11 -O2 -o "$WORK/load" "$ROOT/tests/tools/bench/load.c"
 }

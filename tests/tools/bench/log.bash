@@ -21,7 +21,7 @@ loading() {
 }
 
 kvss_loads() {
-    server "$ROOT/kvss" --quiet --port "$PORT" --data "$WORK/kvss.data"
+    server "$KVSS" --quiet --port "$PORT" --data "$WORK/kvss.data"
     await 'KV/1.0 STATS' "200 OK keys=$KEYS "
 }
 

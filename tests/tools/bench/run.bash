@@ -75,7 +75,7 @@ fill() {
 
 {
     printf '# %s\n' "$(date -u +%Y-%m-%d)" "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sort -u), $(nproc) cores" \
-        "$(uname -sr | sed 's/-.*//')" "$("$ROOT/kvss" --version), $(redis-server --version | sed 's/.*v=\([^ ]*\).*/redis-server \1/'), $(memcached -V), $(python3 -V), $(cc --version | head -n 1)" \
+        "$(uname -sr | sed 's/-.*//')" "$("$KVSS" --version), $(redis-server --version | sed 's/.*v=\([^ ]*\).*/redis-server \1/'), $(memcached -V), $(python3 -V), $(cc --version | head -n 1)" \
         'work server round ops/s cpu-ns/op p50-us p99-us p99.9-us longest-us [kB]'
 } >>"$OUT"
 

@@ -7,18 +7,26 @@
 #     attacks.bash               some five minutes
 #     ONLY=auth attacks.bash     one: slowloris, deaf, turns, lists, auth, flood, expiry, stats,
 #                                leaves, verb
+#     QUICK=1 attacks.bash       half a minute: all but verb in small, to see that the others are served
 set -eu
 # shellcheck source-path=SCRIPTDIR source=../bench/common.bash
 source "${BASH_SOURCE[0]%/*}/../bench/common.bash"
 needs cc=gcc python3=python3 taskset=util-linux openssl=openssl
 SOAK=$ROOT/tests/tools/soak
-ROUNDS=${ROUNDS:-5} MS=2000 COLLIDING=200000 KNOWN=50000 KEYS=100000
+
+# n LONG SHORT: the number for this form.
+n() {
+    if [ "${QUICK-}" ]; then echo "$2"; else echo "$1"; fi
+}
+
+ROUNDS=$(n "${ROUNDS:-5}" 1) MS=$(n 2000 500) PLAN=$(n 100000 2000) KEYS=$(n 100000 1000)
+COLLIDING=$(n 200000 2000) KNOWN=$(n 50000 2000) MILLION=$(n 1000000 20000)
 build
 (umask 077; echo "adam:$(openssl passwd -6 eve)" >"$WORK/managers")
 
 # others [OPTION...]: the clients that are measured.
 others() {
-    load --connections 20 --plan 100000 --ms $MS "$@"
+    load --connections 20 --plan "$PLAN" --ms "$MS" "$@"
 }
 
 # begin NAME PORT COUNT [KEYS]: starts the attack, and waits until it's in place. Sets ATTACKER.
@@ -79,9 +87,15 @@ row() {
     printf '  %s\n' "$3"
 }
 
+# stop: ends the server, which has to end well.
+stop() {
+    kill "$PID"
+    wait "$PID" || { cat "$LOG" >&2; return 1; }
+}
+
 # start [OPTION...]: a server with so many KEYS. Sets PID, PORT and DESCRIPTORS.
 start() {
-    [ ${#SERVERS[@]} = 0 ] || kill "${SERVERS[@]}" 2>/dev/null || :
+    [ ${#SERVERS[@]} = 0 ] || stop
     start_kvss "$@"
     DESCRIPTORS=$(descriptors)
     OTHERS=(--keys "$KEYS")
@@ -99,42 +113,44 @@ known_seed() {
 
 printf '%-26s %-8s%10s%10s%10s%10s\n' '' 'attack' p50 p99 p99.9 longest
 start
-attack 'slowloris' slowloris 900
-attack 'readers that stop' deaf 100
-attack 'connections in turn' turns 100000
-attack 'LIST, the worst pattern' lists 10000
+attack 'slowloris' slowloris "$(n 900 300)"
+attack 'readers that stop' deaf "$(n 100 20)"
+attack 'connections in turn' turns "$(n 100000 2000)"
+attack 'LIST, the worst pattern' lists "$(n 10000 300)"
 start --managers "$WORK/managers"
-attack 'AUTH guessing' auth 50
+attack 'AUTH guessing' auth "$(n 50 20)"
 
 cc -std=gnu11 -O2 -o "$WORK/collide" "$SOAK/collide.c" -lcrypt -lrt
-"$WORK/collide" $COLLIDING >"$WORK/colliding"
-seq 1 $COLLIDING | sed 's/^/random/' >"$WORK/random"
+"$WORK/collide" "$COLLIDING" >"$WORK/colliding"
+seq 1 "$COLLIDING" | sed 's/^/random/' >"$WORK/random"
 start
-attack 'flood of any keys' flood $COLLIDING "$WORK/random" "$PID"
+attack 'flood of any keys' flood "$COLLIDING" "$WORK/random" "$PID"
 start
-attack 'flood, seed unknown' flood $COLLIDING "$WORK/colliding" "$PID"
+attack 'flood, seed unknown' flood "$COLLIDING" "$WORK/colliding" "$PID"
 known_seed
 start_known() {
-    local ROOT=$WORK/known
+    local KVSS=$WORK/known/kvss
     start
 }
 start_known
-attack 'flood, seed known' flood $KNOWN "$WORK/colliding" "$PID"
+attack 'flood, seed known' flood "$KNOWN" "$WORK/colliding" "$PID"
 
 start
-attack 'a million keys expire' expiry 1000000
+attack 'a million keys expire' expiry "$MILLION"
+await 'KV/1.0 STATS' "200 OK keys=$KEYS "
 start
-attack 'STATS of expired keys' stats 1000000
+attack 'STATS of expired keys' stats "$MILLION"
 start --private
-OTHERS=(--fill 1 --keys 100000)
-attack 'owner of a million leaves' leaves 1000000
+OTHERS=(--fill 1 --keys "$KEYS")
+attack 'owner of a million leaves' leaves "$MILLION"
 
 # Each verb that there is, pipelined by four clients; a million keys, and all the mailboxes.
-if [ -z "${ONLY-}" ] || [ "$ONLY" = verb ]; then
+if [ "${ONLY-verb}" = verb ] && [ -z "${QUICK-}" ]; then
     KEYS=1000000
     start --managers "$WORK/managers" --data "$WORK/data"
-    "$ROOT/kvss" --help | sed -n 's/^  KV\/1\.0 //p' >"$WORK/usages"
+    "$KVSS" --help | sed -n 's/^  KV\/1\.0 //p' >"$WORK/usages"
     while read -r -u 7 usage; do
         attack "${usage%% *}" verb 4 "$usage"
     done 7<"$WORK/usages"
 fi
+stop
