@@ -31,7 +31,7 @@ result() {
 compile() {
     local status=0 folder=$FOLDER/$1
     mkdir "$folder"
-    make -s -C "$folder" -f "$PWD/Makefile" VPATH="$PWD" CFLAGS='-O2 -Wshadow -Werror' "${@:2}" ||
+    make -s -j 2 -C "$folder" -f "$PWD/Makefile" VPATH="$PWD" CFLAGS='-O2 -Wshadow -Werror' "${@:2}" ||
         status=$?
     result $status "$1 compiles kvss and kvss_client without a warning"
 }
@@ -81,9 +81,8 @@ emulate s390x
 emulate aarch64
 
 # Under qemu-user, prompt.bats is not run: it looks for the client by its name, which is qemu's
-# there, and locales are files in the byte order of this machine. Nor is hostile.bats, which is
-# about memory and descriptors: qemu has some of its own. Nor is roles.bats, for want of
-# crypt().
+# there, and locales are files in the byte order of this machine. Nor is what tests limits of memory
+# and descriptors: qemu has some of its own. Nor is roles.bats, for want of crypt().
 others=(tests/ tests/hostile/model.bats) same_libc=("${others[@]}")
 emulated=(tests/{client,expiry,frames,log,mailboxes,protocol,server,hostile/model}.bats)
 if [ -n "${QUICK-}" ]; then
