@@ -6,7 +6,7 @@
 # make install     install under PREFIX (/usr/local), behind DESTDIR where that is set
 # make clean       remove what make made
 #
-# make SANITIZE=1  builds with AddressSanitizer and UBSan; CC=clang, tcc, musl-gcc, ... with another
+# make SANITIZE=1  builds with AddressSanitizer and UBSan; CC=clang, CC=tcc, ... with another
 #                  compiler. When the flags change, everything is built anew.
 
 PREFIX   ?= /usr/local
