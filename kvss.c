@@ -686,8 +686,7 @@ enum {
     SECRET = 8,     /* there is a password in it */
     MANAGERS = 16,  /* only managers may run it */
     MAILBOX = 32,   /* it is about mailboxes */
-    USER = 64,      /* its first argument names one */
-    BECOMES = 128,  /* before it is logged, it becomes another command */
+    BECOMES = 64,   /* before it is logged, it becomes another command */
 };
 
 struct command {
@@ -1808,6 +1807,9 @@ static void speed_prefetch(struct request *batch, size_t n) {
         return;
     for (size_t i = 0; i < n; i++)
         entries[i] = batch[i].key.len ? *store_chain(batch[i].store, batch[i].hash) : NULL;
+    for (size_t i = 0; i < n; i++)
+        if (entries[i])
+            sum += entries[i]->hash;
     for (size_t i = 0; i < n; i++) {
         const struct entry *e = entries[i];
         while (e && e->hash != (uint32_t)batch[i].hash)
@@ -2971,9 +2973,19 @@ static void mailboxes_sent(struct client *c) {
     }
 }
 
+/* A user's name has no comma: on the wire of Frames a comma ends it. */
+static bool user_is_good(struct request *r) {
+    if (!memchr(r->key.bytes, ',', r->key.len))
+        return true;
+    r->reason = "a user's name has no comma";
+    return false;
+}
+
 static enum status command_create(struct request *r) {
     size_t place = mailbox_place(r->key);
     size_t after = mailboxes.len - place;
+    if (!user_is_good(r))
+        return BAD_REQUEST;
     if (mailbox_find(r->key))
         return CONFLICT;
     if (mailboxes.len == MAILBOXES_MAX)
@@ -2992,6 +3004,8 @@ static enum status command_create(struct request *r) {
 static enum status command_delete(struct request *r) {
     size_t place = mailbox_place(r->key);
     struct mailbox *box = mailbox_find(r->key);
+    if (!user_is_good(r))
+        return BAD_REQUEST;
     if (!box)
         return NOT_FOUND;
     if (box->holder)
@@ -3007,6 +3021,8 @@ static enum status command_delete(struct request *r) {
 /* OK means that it is on its way: a connection has the mailbox, and takes what there is. */
 static enum status command_send(struct request *r) {
     struct mailbox *box = mailbox_find(r->key);
+    if (!user_is_good(r))
+        return BAD_REQUEST;
     if (!box)
         return NOT_FOUND;
     if (box->messages == MESSAGES_MAX || box->bytes + r->value.len > MAILBOX_BYTES)
@@ -3038,6 +3054,8 @@ static enum status command_send(struct request *r) {
 static enum status command_connect(struct request *r) {
     struct client *c = r->client;
     struct mailbox *box = mailbox_find(r->key);
+    if (!user_is_good(r))
+        return BAD_REQUEST;
     if (!box)
         return NOT_FOUND;
     mailbox_leave(c);
@@ -3118,12 +3136,6 @@ static enum status command_list(struct request *r) {
     return REPLIED;
 }
 
-static enum status mailboxes_allow(struct request *r) {
-    if (r->status != OK || !(r->command->flags & USER) || !memchr(r->key.bytes, ',', r->key.len))
-        return OK;
-    return request_refuse(r, "a user's name has no comma");
-}
-
 /* A holder gets its messages in the next turn that is about all clients. */
 static uint64_t mailboxes_wake_at(void) {
     return mailboxes.sent && server.turn_len >= server.clients ? server.now : NEVER;
@@ -3135,11 +3147,11 @@ static void mailboxes_turn(void) {
 }
 
 static struct command mailboxes_commands[] = {
-    {"CREATE", "user", 1, 1, command_create, USER | MAILBOX, 0},
-    {"DELETE", "user", 1, 1, command_delete, USER | MAILBOX, 0},
+    {"CREATE", "user", 1, 1, command_create, MAILBOX, 0},
+    {"DELETE", "user", 1, 1, command_delete, MAILBOX, 0},
     {"LIST", "[pattern]", 0, 1, command_list, MAILBOX, 0},
-    {"SEND", "user text", 2, 2, command_send, USER | MAILBOX, 0},
-    {"CONNECT", "user", 1, 1, command_connect, USER | MAILBOX, 0},
+    {"SEND", "user text", 2, 2, command_send, MAILBOX, 0},
+    {"CONNECT", "user", 1, 1, command_connect, MAILBOX, 0},
     {0},
 };
 
@@ -3147,7 +3159,6 @@ static const struct extension mailboxes_extension = {
     .commands = mailboxes_commands,
     .closed = mailboxes_leaving,
     .leaving = mailboxes_leaving,
-    .allow = mailboxes_allow,
     .feed = mailboxes_feed,
     .sent = mailboxes_sent,
     .wake_at = mailboxes_wake_at,
