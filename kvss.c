@@ -1695,7 +1695,10 @@ static void start_descriptors(void) {
     if (files >= wanted)
         return;
     server.fd_limit = (int)files - OWN_DESCRIPTORS;
-    int room = server.fd_limit - server.listeners[server.listeners_len - 1] - 1;
+    int room = 0;
+    for (int fd = 0; fd < server.fd_limit; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            room++; /* it is not open */
     if (room < 1)
         DIE(EXIT_FAILURE, "ulimit -n %d leaves no room for a client", (int)files);
     if (room < options[CLIENTS].value)
