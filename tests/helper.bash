@@ -1,180 +1,119 @@
-# shellcheck shell=bash
-# What the tests share. A test starts its own servers on free ports, talks to them with nc, and
-# leaves nothing behind: teardown ends every server, and fails the test if one did not end well, so
-# that a report of a sanitizer is never missed.
+# shellcheck shell=bash disable=SC2034,SC2154 # the tests use what is set here
+# How to write a test. It starts a server, says something to it, and looks at what comes back. One
+# client whose requests are known beforehand needs only `replies`, a request and a reply in turn:
+#     serve
+#     replies 'KV/1.0 PUT city Hue' '201 CREATED' \
+#             'KV/1.0 GET city' '200 OK Hue'
+# Several clients have names; what one says and what it hears are lines:
+#     connect ann; connect bob
+#     says ann 'KV/1.0 PUT city Hue'; hears ann '201 CREATED'
+#     says bob 'KV/1.0 GET city'; hears bob '200 OK Hue'
+# What takes its time is waited for, never slept for. LOG is the file of what the server says:
+#     serve --timeout 1; connect ann; wait_until logged ' idle'
+# In a reply, " *" at its end stands for any reason: '400 BAD_REQUEST *'. Clients talk through nc.
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-KVSS=${KVSS:-$ROOT/kvss}
-KVSS_CLIENT=${KVSS_CLIENT:-$ROOT/kvss_client}
-export LC_ALL=C ASAN_OPTIONS=${ASAN_OPTIONS-detect_leaks=1}
-PATIENCE=${PATIENCE:-10} # how many times as long to wait as a quiet machine needs
-SERVERS=()
-LOGS=0
+ROOT=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+KVSS=${KVSS:-$ROOT/kvss} KVSS_CLIENT=${KVSS_CLIENT:-$ROOT/kvss_client}
+declare -gA TO=() FROM=() NC=()         # of each client, by its name: descriptors, and the process
+SERVERS=() STARTED=0 PATIENCE=${PATIENCE:-120} # seconds, for what takes a moment
+NEVER=${BATS_SUITE_TMPDIR:-/tmp}/never  # a fifo to wait at: nothing ever comes
+[ -p "$NEVER" ] || mkfifo "$NEVER" 2>/dev/null || :
+export LC_ALL=C ASAN_OPTIONS=${ASAN_OPTIONS-detect_leaks=1} NC_CLOSE NC_LISTEN
+[ "${NC_LISTEN+known}" ] || case $(nc -h 2>&1 || :) in # it has several authors
+*OpenBSD*) NC_CLOSE=-N NC_LISTEN='-l 127.0.0.1' ;;     # -N: to pass the end of stdin on
+*'[v1.'*) NC_CLOSE=-q60 NC_LISTEN='-l -s 127.0.0.1 -p' ;;
+*BusyBox*) NC_CLOSE='' NC_LISTEN='' ;;                 # it can't listen at one address
+*) NC_CLOSE='' NC_LISTEN='-l 127.0.0.1' ;;
+esac
 
-# wait_until SECONDS COMMAND...: until the command succeeds. SECONDS are enough on a quiet machine; it
-# fails after PATIENCE times as many.
+# wait_until COMMAND...: until it succeeds, for instance `logged TEXT [N]`: the text is in LOG, N times.
 wait_until() {
-    local end=$((SECONDS + $1 * PATIENCE + 1))
-    shift
+    local end=$((SECONDS + PATIENCE))
     until "$@"; do
-        if [ $SECONDS -ge $end ]; then
-            echo "waited in vain: $*" >&2
-            return 1
-        fi
-        sleep 0.01
+        [ $SECONDS -lt $end ] || { echo "waited in vain: $*" >&2; return 1; }
+        read -rt 0.01 <>"$NEVER" || :
     done
 }
+logged() {
+    local log rest
+    log=$(<"$LOG") rest=${log//"$1"/}
+    [ $((${#log} - ${#rest})) -ge $((${#1} * ${2-1})) ]
+}
 
-# serve [OPTION...]: starts a server. Sets PID, PORT, and LOG, the file of what it says.
+# serve [OPTION...]: starts a server on a free port. Sets PID, PORT and LOG, the file of its stderr.
+# serve_frames [OPTION...]: sets FRAMES, too, the port of the other wire.
 serve() {
-    LOG=$BATS_TEST_TMPDIR/log.$((++LOGS))
+    LOG=$BATS_TEST_TMPDIR/log.$((++STARTED)) PORT=
+    : >"$LOG"
     "$KVSS" --port 0 "$@" 2>"$LOG" 3>&- &
-    PID=$!
-    SERVERS+=("$PID")
-    wait_until 10 grep -q '^kvss: listening on ' "$LOG"
-    PORT=$(sed -n 's/^kvss: listening on .*://p' "$LOG")
+    PID=$! SERVERS[$!]=$!
+    wait_until listens '' && PORT=${BASH_REMATCH[1]-}
+    [ "$PORT" ] || { cat "$LOG" >&2; ended "$PID"; return 1; }
 }
+serve_frames() { serve --frames 0 "$@" && wait_until listens 'for frames ' && FRAMES=${BASH_REMATCH[1]}; }
+listens() { [[ $(<"$LOG")$'\n' =~ "kvss: listening $1on "[^$'\n']*:([0-9]+)$'\n' ]] || dead "$PID"; }
 
-# serve_frames [OPTION...]: starts one that has both wires. Sets FRAMES, too, the other port.
-serve_frames() {
-    serve --frames 0 "$@"
-    wait_until 10 grep -q '^kvss: listening for frames on ' "$LOG"
-    # shellcheck disable=SC2034 # the tests use it
-    FRAMES=$(sed -n 's/^kvss: listening for frames on .*://p' "$LOG")
-}
-
-# stop PID [SIGNAL]: ends a server, and succeeds if it says goodbye with status 0.
-stop() {
-    kill -s "${2:-TERM}" "$1" && ended "$1"
-}
-
-# ended PID: waits until the server has ended, and gives its exit status.
-ended() {
-    local i status=0
-    wait "$1" || status=$?
-    for i in "${!SERVERS[@]}"; do
-        [ "${SERVERS[i]}" != "$1" ] || unset "SERVERS[i]"
-    done
-    return $status
-}
-
-# dead PID: whether it has ended, seen or not by its parent.
-dead() {
-    case $(ps -o stat= -p "$1") in
-    '' | Z*) ;;
-    *) return 1 ;;
-    esac
-}
-
-teardown() {
+# stop PID [SIGNAL]: ends a server, and succeeds if its exit status, which `ended PID` waits for, is 0.
+# freeze PID: it sleeps, until kill -s CONT. memory PID: how much it uses, in kB. instrumented: time and
+# memory are not the server's own, since SANITIZE=1 built it, or KVSS has valgrind or qemu run it.
+stop() { kill -s "${2:-TERM}" "$1" && ended "$1"; }
+ended() { wait_until dead "$1" && unset "SERVERS[$1]" && wait "$1"; }
+dead() { ! kill -s 0 "$1" 2>/dev/null; }
+freeze() { kill -s STOP "$1" && wait_until asleep "$1"; }
+asleep() { [[ $(ps -o stat= -p "$1") == T* ]]; }
+memory() { ps -o rss= -p "$1"; }
+instrumented() { grep -q -e __asan_init -e '^#!' "$KVSS"; }
+teardown() { # every server has to end well, so that a report of a sanitizer is never missed
     local pid failed=0
+    hang_up "${!NC[@]}"
     for pid in "${SERVERS[@]}"; do
-        kill "$pid" 2>/dev/null || { echo "server $pid had died" >&2; failed=1; }
-        # A failed test may have left it stopped. (If not, no SIGCONT: it upsets LeakSanitizer.)
-        [[ $(ps -o stat= -p "$pid") != T* ]] || kill -s CONT "$pid"
-        wait_until 20 dead "$pid" || kill -s KILL "$pid"
-        wait "$pid" || { echo "server $pid ended with status $?" >&2; failed=1; }
+        [ "${BATS_TEST_COMPLETED-}" ] || kill -s CONT "$pid" 2>/dev/null || : # it may be asleep
+        stop "$pid" || { failed=1; kill -s KILL "$pid" 2>/dev/null || :; }
     done
-    if [ $failed = 1 ]; then
-        cat "$BATS_TEST_TMPDIR"/log.* >&2
-        return 1
-    fi
+    [ $failed = 0 ] || { tail -n 100 "$BATS_TEST_TMPDIR"/log.* >&2; return 1; }
 }
 
-# nc has several authors. Sets NC_CLOSE, the option that passes the end of stdin on to the other side
-# (without one, some do that unasked), and NC_LISTEN, how to listen on PORT; empty where it can't on
-# one address alone.
-# shellcheck disable=SC2034 # used by the tests
-know_nc() {
-    NC_CLOSE=() NC_LISTEN=(-l 127.0.0.1 "$PORT")
-    case $(nc -h 2>&1 || :) in
-    *OpenBSD*) NC_CLOSE=(-N) ;;
-    *'[v1.'*) NC_CLOSE=(-q 60) NC_LISTEN=(-l -s 127.0.0.1 -p "$PORT") ;;
-    *BusyBox*) NC_LISTEN=() ;;
-    esac
+# talk: sends stdin to the server, and its end, and prints what comes. ask REQUEST...: these requests.
+# printed TEXT: what `run` must have printed. replies REQUEST REPLY...: each request must get its reply.
+talk() { timeout "$PATIENCE" nc ${NC_CLOSE:+"$NC_CLOSE"} 127.0.0.1 "$PORT"; }
+ask() { printf '%s\n' "$@" | talk; }
+printed() { same "$1" "$output"; }
+same() {
+    [ "$2" = "$1" ] || [[ $1 == *' *' && $2 == "${1%\*}"?* ]] ||
+        { printf 'expected:\n%s\nbut got:\n%s\n%s' "$1" "$2" "${3+to: $3$'\n'}" >&2; return 1; }
 }
-
-# talk: sends stdin to the server, says that this is all, and prints what comes until the server
-# closes.
-talk() {
-    know_nc
-    timeout "${REPLY_WITHIN:-$((60 * PATIENCE))}" nc "${NC_CLOSE[@]}" 127.0.0.1 "$PORT"
-}
-
-# ask REQUEST...: sends the requests, a line each, and prints the replies.
-ask() {
-    printf '%s\n' "$@" | talk
-}
-
-# printed TEXT: what `run` must have printed.
-# shellcheck disable=SC2154 # run sets output
-printed() {
-    if [ "$output" != "$1" ]; then
-        printf 'expected:\n%s\nbut got:\n%s\n' "$1" "$output" >&2
-        return 1
-    fi
-}
-
-# replies REQUEST REPLY [REQUEST REPLY...]: one connection, and each request must get its reply.
 replies() {
-    local requests=() wanted=()
-    while [ $# -gt 0 ]; do
-        requests+=("$1")
-        wanted+=("$2")
-        shift 2
-    done
-    run ask "${requests[@]}"
-    printed "$(printf '%s\n' "${wanted[@]}")"
+    local i got requests=()
+    for ((i = 1; i <= $#; i += 2)); do requests+=("${!i}"); done
+    mapfile -t got < <(ask "${requests[@]}")
+    for ((i = 2; i <= $#; i += 2)); do same "${!i}" "${got[i / 2 - 1]-(nothing)}" "${requests[i / 2 - 1]}" || return; done
+    same "${#requests[@]} replies" "${#got[@]} replies"
 }
 
-# connect: opens a connection that stays. Sets FD, its descriptor.
-# shellcheck disable=SC2034
+# connect NAME [PORT [OPTION...]]: a client that stays, and is an nc with these options. says NAME LINE...:
+# sends these. hears NAME LINE...: these come next. next NAME: sets LINE to what comes next. closed NAME:
+# nothing does, and the server closes. hang_up NAME...: dies, whatever it has not read.
 connect() {
-    exec {FD}<>"/dev/tcp/127.0.0.1/$PORT"
+    local to from fifo=$BATS_TEST_TMPDIR/nc.$((++STARTED))
+    mkfifo "$fifo.to" "$fifo.from"
+    nc "${@:3}" "${HOST:-127.0.0.1}" "${2:-$PORT}" <"$fifo.to" >"$fifo.from" 3>&- &
+    exec {to}>"$fifo.to" {from}<"$fifo.from"
+    TO[$1]=$to FROM[$1]=$from NC[$1]=$!
+    trap : PIPE # to write to a client that has ended fails, and kills no test
 }
-
-# hang_up FD...
+says() { printf '%s\n' "${@:2}" >&"${TO[$1]}"; }
+next() { IFS= read -r -t "$PATIENCE" -u "${FROM[$1]}" LINE || LINE="(nothing) $LINE"; }
+hears() { while [ $# -gt 1 ]; do next "$1" && same "$2" "$LINE" || return; set -- "$1" "${@:3}"; done; }
+closed() {
+    shut "${TO[$1]}" && unset "TO[$1]" # an nc may wait for that
+    same '' "$(timeout "$PATIENCE" cat <&"${FROM[$1]}" || echo '(not closed)')"
+}
+shut() { local fd; for fd; do exec {fd}>&-; done; }
 hang_up() {
-    local fd
-    for fd; do exec {fd}>&-; done
-}
-
-# hears FD LINE...: these lines come on that connection.
-hears() {
-    local fd=$1 wanted line
-    for wanted in "${@:2}"; do
-        IFS= read -r -t "${REPLY_WITHIN:-$((20 * PATIENCE))}" -u "$fd" line || line='nothing, or the end'
-        [ "$line" = "$wanted" ] || { printf 'expected:\n%s\nbut got:\n%s\n' "$wanted" "$line" >&2; return 1; }
+    local name
+    for name; do
+        { kill "${NC[$name]}"; wait "${NC[$name]}"; } 2>/dev/null || :
+        shut ${TO[$name]+"${TO[$name]}"} "${FROM[$name]}"
+        unset "NC[$name]" "TO[$name]" "FROM[$name]"
     done
-}
-
-# says FD REQUEST REPLY: on that connection, the request gets the reply.
-says() {
-    printf '%s\n' "$2" >&"$1"
-    hears "$1" "$3" || { printf 'to: %s\n' "$2" >&2; return 1; }
-}
-
-# stuff: sends bob, who does not read, numbered messages of 10,000 bytes, until 60 or more of them wait
-# in his mailbox. Sets SENT, how many there were.
-stuff() {
-    local text waiting=0
-    text=$(printf '%10000s' '' | tr ' ' x)
-    SENT=0
-    while [ "$waiting" -lt 60 ]; do
-        seq $((SENT + 1)) $((SENT + 20)) | sed "s/.*/KV\/1.0 SEND bob & $text/" | talk >"$BATS_TEST_TMPDIR/stuffed"
-        [ "$(grep -c '^20[02] ' "$BATS_TEST_TMPDIR/stuffed")" = 20 ]
-        waiting=$((waiting + $(grep -c '^202 ' "$BATS_TEST_TMPDIR/stuffed" || :)))
-        SENT=$((SENT + 20))
-    done
-}
-
-# memory PID: its resident memory, in kB.
-memory() {
-    ps -o rss= -p "$1" | tr -d ' '
-}
-
-# instrumented: whether the server's memory and time are not its own: it was built by make SANITIZE=1, or
-# KVSS is a script that has valgrind or qemu run it.
-instrumented() {
-    grep -q -e __asan_init -e '^#!' "$KVSS"
 }

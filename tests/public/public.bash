@@ -6,8 +6,7 @@
 #     REPLY_WITHIN    seconds
 #     QUIT_STOPS  1 where QUIT stops the server, as in one variant of the lab; else 0
 
-load ../helper
-
+export LC_ALL=C
 START_MAX=$((REPLY_WITHIN * 4))          # seconds, to answer the first request; to start may take long
 LIFETIME=$((BATS_TEST_TIMEOUT + 10)) # a server lives no longer, whatever becomes of its test
 
@@ -78,4 +77,89 @@ taken() {
 # long BYTES: so many times the letter x.
 long() {
     printf '%*s' "$1" '' | tr ' ' x
+}
+
+# wait_until SECONDS COMMAND...: until the command succeeds.
+wait_until() {
+    local end=$((SECONDS + $1 * PATIENCE + 1))
+    shift
+    until "$@"; do
+        if [ $SECONDS -ge $end ]; then
+            echo "waited in vain: $*" >&2
+            return 1
+        fi
+        sleep 0.01
+    done
+}
+
+# dead PID: whether it has ended, seen or not by its parent.
+dead() {
+    case $(ps -o stat= -p "$1") in
+    '' | Z*) ;;
+    *) return 1 ;;
+    esac
+}
+
+# talk: sends stdin to the server, says that this is all, and prints what comes until the server
+# closes. Without -N or -q, some authors' nc says so unasked.
+talk() {
+    local close=()
+    case $(nc -h 2>&1 || :) in
+    *OpenBSD*) close=(-N) ;;
+    *'[v1.'*) close=(-q 60) ;;
+    esac
+    timeout "$REPLY_WITHIN" nc "${close[@]}" 127.0.0.1 "$PORT"
+}
+
+# ask REQUEST...: sends the requests, a line each, and prints the replies.
+ask() {
+    printf '%s\n' "$@" | talk
+}
+
+# printed TEXT: what `run` must have printed.
+# shellcheck disable=SC2154 # run sets output
+printed() {
+    if [ "$output" != "$1" ]; then
+        printf 'expected:\n%s\nbut got:\n%s\n' "$1" "$output" >&2
+        return 1
+    fi
+}
+
+# replies REQUEST REPLY [REQUEST REPLY...]: one connection, and each request must get its reply.
+replies() {
+    local requests=() wanted=()
+    while [ $# -gt 0 ]; do
+        requests+=("$1")
+        wanted+=("$2")
+        shift 2
+    done
+    run ask "${requests[@]}"
+    printed "$(printf '%s\n' "${wanted[@]}")"
+}
+
+# connect: opens a connection that stays. Sets FD, its descriptor.
+# shellcheck disable=SC2034 # the tests use it
+connect() {
+    exec {FD}<>"/dev/tcp/127.0.0.1/$PORT"
+}
+
+# hang_up FD...
+hang_up() {
+    local fd
+    for fd; do exec {fd}>&-; done
+}
+
+# hears FD LINE...: these lines come on that connection.
+hears() {
+    local fd=$1 wanted line
+    for wanted in "${@:2}"; do
+        IFS= read -r -t "$REPLY_WITHIN" -u "$fd" line || line='nothing, or the end'
+        [ "$line" = "$wanted" ] || { printf 'expected:\n%s\nbut got:\n%s\n' "$wanted" "$line" >&2; return 1; }
+    done
+}
+
+# says FD REQUEST REPLY: on that connection, the request gets the reply.
+says() {
+    printf '%s\n' "$2" >&"$1"
+    hears "$1" "$3" || { printf 'to: %s\n' "$2" >&2; return 1; }
 }
