@@ -289,5 +289,6 @@ bytes_in() {
             else if (what < 0.95) { printf "KV/1.0 %s %s v w%s", rand() < 0.5 ? "GET" : "DEL", key, end
                 print "400 BAD_REQUEST" >wanted }
             else { printf "KV/1.%d PUT %s v%s", 1 + rand() * 9, key, end; print "426 UPGRADE_REQUIRED" >wanted }
-        } }' | talk | cmp - "$BATS_TEST_TMPDIR/wanted"
+        } }' >"$BATS_TEST_TMPDIR/requests"
+    talk <"$BATS_TEST_TMPDIR/requests" | cmp - "$BATS_TEST_TMPDIR/wanted"
 }
