@@ -43,14 +43,14 @@ logged() {
 # serve [OPTION...]: starts a server on a free port. Sets PID, PORT and LOG, the file of its stderr.
 # serve_frames [OPTION...]: sets FRAMES, too, the port of the other wire.
 serve() {
-    LOG=$BATS_TEST_TMPDIR/log.$((++STARTED)) PORT=
-    : >"$LOG"
-    "$KVSS" --port 0 "$@" 2>"$LOG" 3>&- &
+    LOG=$BATS_TEST_TMPDIR/log.$((++STARTED)) PORT= && : >"$LOG"
+    apart "$KVSS" --port 0 "$@" 2>"$LOG" &
     PID=$! SERVERS[$!]=$!
     wait_until listens '' && PORT=${BASH_REMATCH[1]-}
     [ "$PORT" ] || { cat "$LOG" >&2; ended "$PID"; return 1; }
 }
 serve_frames() { serve --frames 0 "$@" && wait_until listens 'for frames ' && FRAMES=${BASH_REMATCH[1]}; }
+apart() { shut "${TO[@]}" "${FROM[@]}" 3 && exec "$@"; } # it must not hold what clients write to
 listens() { [[ $(<"$LOG")$'\n' =~ "kvss: listening $1on "[^$'\n']*:([0-9]+)$'\n' ]] || dead "$PID"; }
 
 # stop PID [SIGNAL]: ends a server, and succeeds if its exit status, which `ended PID` waits for, is 0.
@@ -96,7 +96,7 @@ replies() {
 connect() {
     local to from fifo=$BATS_TEST_TMPDIR/nc.$((++STARTED))
     mkfifo "$fifo.to" "$fifo.from"
-    nc "${@:3}" "${HOST:-127.0.0.1}" "${2:-$PORT}" <"$fifo.to" >"$fifo.from" 3>&- &
+    apart nc "${@:3}" "${HOST:-127.0.0.1}" "${2:-$PORT}" <"$fifo.to" >"$fifo.from" &
     exec {to}>"$fifo.to" {from}<"$fifo.from"
     TO[$1]=$to FROM[$1]=$from NC[$1]=$!
     trap : PIPE # to write to a client that has ended fails, and kills no test
