@@ -548,14 +548,15 @@ fill() {
     serve --data "$DATA" --quiet
     fill 50000
     restart --quiet
-    # Each of these may be seen by the child, or not; all end in the same.
+    # Each of these may be seen by the child, or not; all end in the same. They last longer than the child.
     awk 'BEGIN { print "KV/1.0 COMPACT"
         for (i = 1; i <= 2000; i++)
             printf "KV/1.0 PUT key%d new\nKV/1.0 DEL key%d\nKV/1.0 PUT n%d v\nKV/1.0 EXPIREAT key%d 9999999998\n", i * 7, i * 11, i, i * 13
+        for (; i <= 60000; i++) print "KV/1.0 PUT n" i " v"
         }' | talk >/dev/null
     awk 'BEGIN {
         for (i = 1; i <= 50000; i += 3) printf "KV/1.0 GET key%d\nKV/1.0 TTL key%d\n", i, i
-        for (i = 1; i <= 2000; i++) print "KV/1.0 GET n" i }' >"$BATS_TEST_TMPDIR/everything"
+        for (i = 1; i <= 60000; i++) print "KV/1.0 GET n" i }' >"$BATS_TEST_TMPDIR/everything"
     everything() { talk <"$BATS_TEST_TMPDIR/everything" | sed 's/^200 OK [0-9]\{10\}$/long/'; }
     gone() { [ ! -e "$DATA.kvss-new" ]; }
     wait_until gone
