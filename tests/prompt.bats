@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # kvss_client at a terminal, with expect(1) as the person in front of it.
+# The keys that edit a line, its history, messages that come meanwhile, and the ways to leave.
 # shellcheck disable=SC2016,SC2153 # the scripts are Tcl, whose variables the shell must not expand
 
 load helper
@@ -13,7 +14,7 @@ setup() {
 # be drawn last. The terminal is 80 columns wide, UTF-8, and knows no answers of its own.
 at_terminal() {
     cat >"$BATS_TEST_TMPDIR/script" <<'TCL'
-set timeout 2000
+set timeout 120
 set stty_init "rows 24 cols 80"
 fconfigure stdout -encoding utf-8
 encoding system utf-8
@@ -42,20 +43,18 @@ TCL
     fi
 }
 
-# pretend LINE: a server that says just this, whatever it's asked, and stays. Sets PORT and PRETENDS, its
-# process.
+# pretend LINE: a server that says just this, whatever it's asked, and stays. Sets PORT.
 pretend() {
-    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    [ "$NC_LISTEN" ] || skip "this nc can't listen on 127.0.0.1 only"
     serve
     stop "$PID"
-    know_nc
-    [ ${#NC_LISTEN[@]} -gt 0 ] || skip "this nc can't listen on 127.0.0.1 only"
     mkfifo "$BATS_TEST_TMPDIR/replies"
-    timeout 600 nc "${NC_LISTEN[@]}" <>"$BATS_TEST_TMPDIR/replies" >"$BATS_TEST_TMPDIR/heard" 3>&- &
+    : >"$LOG"
+    # shellcheck disable=SC2086 # words
+    timeout "$PATIENCE" nc -v $NC_LISTEN "$PORT" <>"$BATS_TEST_TMPDIR/replies" >"$BATS_TEST_TMPDIR/heard" 2>"$LOG" 3>&- &
     PRETENDS=$!
     echo "$1" >"$BATS_TEST_TMPDIR/replies"
-    listening() { ss -tlnH "sport = :$PORT" | grep -q .; }
-    wait_until 10 listening
+    wait_until logged 'istening on '
 }
 
 START='eval spawn -noecho $env(CLIENT) --port $env(PORT) $env(ARGS)
@@ -66,7 +65,7 @@ see "KVSS> "'
     at_terminal "$START"'
         enter exit
         exit [closed]'
-    wait_until 10 grep -q ' disconnect ' "$LOG"
+    wait_until logged ' disconnect '
     port=$(sed -n 's/.* connect 127\.0\.0\.1:\([0-9]*\)$/\1/p' "$LOG")
     [[ $output == *"connected to 127.0.0.1:$PORT from port $port; help lists the commands, exit leaves"* ]]
     at_terminal "$START"'
@@ -390,7 +389,7 @@ KV/1.0 PUT a 10'
     serve
     at_terminal "$START"'
         close'
-    wait_until 10 grep -q ' disconnect ' "$LOG"
+    wait_until logged ' disconnect '
 }
 
 @test "it ends when its terminal goes away, and no SIGHUP says so" {
@@ -400,7 +399,7 @@ KV/1.0 PUT a 10'
         spawn -noecho setsid --wait $env(CLIENT) --port $env(PORT)
         see "KVSS> "
         close'
-    wait_until 10 grep -q ' disconnect ' "$LOG"
+    wait_until logged ' disconnect '
 }
 
 # The terminal's settings, before and after, as a shell in that terminal sees them.
@@ -459,11 +458,11 @@ KV/1.0 PUT a 10'
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     serve
     seq 1 1000 | sed 's/.*/put k& v/' >"$BATS_TEST_TMPDIR/requests"
-    kill -s STOP "$PID"
+    freeze "$PID"
     at_terminal '
         spawn -noecho sh -c "$env(SHELL_COMMAND) --file '"$BATS_TEST_TMPDIR"'/requests >/dev/null"
         while {[exec ss -tnH "dport = :$env(PORT)"] eq ""} { after 10 }
-        sleep 2.5 ;# the line is for what takes longer than a second
+        catch {exec $env(CLIENT) --port $env(PORT) --timeout 1 get k} ;# the line is for what takes longer than a second
         exec kill -CONT '"$PID"'
         see "1000 replies, 100 % of the file"
         exit [closed]'
