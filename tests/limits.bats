@@ -1,0 +1,247 @@
+#!/usr/bin/env bats
+# Clients that are many, slow, greedy or broken: the others are served, and memory stays bounded.
+# These are the short forms; tests/hostile/limits.bats has them with floods that take minutes.
+
+load helper
+
+# start: a server whose memory is watched.
+start() {
+    serve --quiet
+    BEFORE=$(memory "$PID")
+}
+
+# bounded KB: its memory has grown by no more than that, and it serves. AddressSanitizer keeps up to
+# 256 MB of freed memory aside, and valgrind has much to note; so with them the bound is wider.
+bounded() {
+    local now more=$1
+    ! instrumented || more=400000
+    now=$(memory "$PID")
+    echo "memory: $BEFORE kB before, $now kB now, $more kB more allowed"
+    [ "$now" -le $((BEFORE + more)) ]
+    replies 'KV/1.0 PUT alive 1' '201 CREATED' 'KV/1.0 DEL alive' '204 NO_CONTENT'
+}
+
+# stat NAME: sets STAT, a figure of STATS all.
+stat() {
+    [[ $(ask 'KV/1.0 STATS all') =~ " $1="([0-9]+) ]] && STAT=${BASH_REMATCH[1]}
+}
+
+# alone: whether whoever asks is the only client.
+alone() {
+    stat connections && [ "$STAT" = 1 ]
+}
+
+# taken: whether the server has read all SENT bytes, and the questions of this client, named watch.
+taken() {
+    says watch 'KV/1.0 STATS all' && next watch && [[ $LINE =~ bytes_in=([0-9]+) ]] &&
+        [ $((BASH_REMATCH[1] - 17 * ++ASKED)) -ge "$SENT" ]
+}
+
+# sends TEXT: the client named ann does, and the server reads it before anything else comes.
+sends() {
+    printf '%s' "$1" >&"${TO[ann]}"
+    SENT=$((SENT + ${#1}))
+    wait_until taken
+}
+
+@test "4,000 pipelined requests, each with its reply, in order" {
+    start
+    seq 1 2000 | sed 's/.*/KV\/1.0 PUT key& value&\nKV\/1.0 GET key&/' >"$BATS_TEST_TMPDIR/requests"
+    seq 1 2000 | sed 's/.*/201 CREATED\n200 OK value&/' >"$BATS_TEST_TMPDIR/wanted"
+    talk <"$BATS_TEST_TMPDIR/requests" | cmp - "$BATS_TEST_TMPDIR/wanted"
+    bounded 10000
+}
+
+@test "requests cut at every byte, and sent a byte at a time" {
+    start
+    connect ann
+    connect watch
+    requests=$'KV/1.0 PUT k\xc3\xa9y v\xc3\xa0lue \r\nKV/1.0 GET k\xc3\xa9y\r\n\nKV/1.0 DEL k\xc3\xa9y\n'
+    wanted=('201 CREATED' $'200 OK v\xc3\xa0lue ' '426 UPGRADE_REQUIRED' '204 NO_CONTENT')
+    for ((i = 1; i < ${#requests}; i++)); do
+        sends "${requests:0:i}"
+        sends "${requests:i}"
+        hears ann "${wanted[@]}"
+    done
+    for ((i = 0; i < ${#requests}; i++)); do sends "${requests:i:1}"; done
+    hears ann "${wanted[@]}"
+    bounded 10000
+}
+
+@test "3 MB without an LF: one 400, and the connection goes on" {
+    start
+    head -c 3000000 /dev/zero | tr '\0' x >"$BATS_TEST_TMPDIR/long"
+    run talk < <(cat "$BATS_TEST_TMPDIR/long"; printf '\nKV/1.0 GET a\n')
+    printed $'400 BAD_REQUEST\n404 NOT_FOUND'
+    run talk <"$BATS_TEST_TMPDIR/long"
+    printed '400 BAD_REQUEST'
+    bounded 10000
+}
+
+# The server has a thousand files open from the start, so that a few clients fill what select() can take.
+@test "as many clients as select() takes are served, the rest get 503" {
+    ulimit -Sn 1200 2>/dev/null || skip "ulimit -n 1200 is refused here"
+    cat >"$BATS_TEST_TMPDIR/crowded" <<'CROWDED'
+#!/usr/bin/env bash
+exec 3</dev/null 4<&3 5<&3 6<&3 7<&3 8<&3 9<&3
+for _ in {10..999}; do exec {fd}<&3; done
+CROWDED
+    echo "exec '$KVSS' \"\$@\"" >>"$BATS_TEST_TMPDIR/crowded"
+    chmod +x "$BATS_TEST_TMPDIR/crowded"
+    KVSS=$BATS_TEST_TMPDIR/crowded serve
+    served=0 refused=0
+    let_in() { logged ' connect ' $((served + 1)); }
+    known() { let_in || logged ' refuse ' $((refused + 1)); }
+    for i in {1..30}; do
+        connect "$i"
+        wait_until known
+        if let_in; then
+            says "$i" 'KV/1.0 GET k'
+            hears "$i" '404 NOT_FOUND'
+            served=$((served + 1))
+        else
+            hears "$i" '503 SERVICE_UNAVAILABLE'
+            refused=$((refused + 1))
+        fi
+    done
+    echo "$served served, $refused refused"
+    [ $served -ge 8 ]
+    [ $served -lt 24 ]
+    hang_up {1..30}
+    serving() { [ "$(ask 'KV/1.0 GET k')" = '404 NOT_FOUND' ]; }
+    wait_until serving
+    stat refused
+    [ "$STAT" -ge $refused ]
+}
+
+# One turn reads QUIT first, then thousands of requests, whose log lines take their time; it closes the
+# clients who have left. Meanwhile as many come, and are accepted after this last turn.
+@test "a stop, when half of the clients have just left and as many have come" {
+    serve --quit-stops-server --verbose
+    for i in stopping {1..34}; do connect "$i"; done
+    wait_until logged ' connect ' 35
+    freeze "$PID"
+    says stopping 'KV/1.0 QUIT'
+    for i in {1..4}; do yes x | head -n 1000 >&"${TO[$i]}"; done
+    hang_up {5..34}
+    kill -s CONT "$PID"
+    wait_until logged 'KV/1.0 QUIT'
+    kill -s STOP "$PID" || skip "the server was faster than this test"
+    for i in {5..34}; do connect "$i"; done
+    kill -s CONT "$PID"
+    hears stopping '200 OK bye'
+    hang_up "${!NC[@]}"
+    ended "$PID"
+}
+
+@test "a client that asks for 30 MB of replies and reads none, or slowly, is no longer read" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    start
+    printf -v value '%060000d' 0
+    replies "KV/1.0 PUT big $value" '201 CREATED'
+    connect greedy
+    yes 'KV/1.0 GET big' | head -n 500 >&"${TO[greedy]}"
+    # The server's socket is full, and between two looks nothing but STATS was sent.
+    STAT=0
+    stuck() {
+        local before=$STAT
+        stat bytes_out
+        [ "$(ss -tnH "sport = :$PORT" | awk '$3 > 0' | wc -l)" = 1 ] && [ $((STAT - before)) -lt 1000 ]
+    }
+    wait_until stuck
+    echo "$STAT bytes sent until then"
+    [ "$STAT" -lt 20000000 ]
+    bounded 10000
+    # Now it reads a reply at a time, and then all that it asked for.
+    for _ in {1..50}; do head -c 60008 <&"${FROM[greedy]}"; done | cmp - <(yes "200 OK $value" | head -n 50)
+    bounded 10000
+    head -c $((450 * 60008)) <&"${FROM[greedy]}" | cmp - <(yes "200 OK $value" | head -n 450)
+    bounded 10000
+}
+
+@test "one client's flood does not starve the rest" {
+    start
+    connect flood
+    cat <&"${FROM[flood]}" >/dev/null 3>&- &
+    yes 'KV/1.0 PUT flood value' >&"${TO[flood]}" 2>/dev/null 3>&- &
+    busy() { stat served && [ "$STAT" -gt 5000 ]; }
+    wait_until busy
+    before=$STAT
+    for i in {1..20}; do replies "KV/1.0 PUT key$i v" '201 CREATED'; done
+    stat served
+    [ $((STAT - before)) -gt 1000 ] # the flood went on meanwhile
+}
+
+@test "100 connections opened and dropped leave no descriptor and no memory behind" {
+    start
+    descriptors() { find "/proc/$PID/fd" -mindepth 1 2>/dev/null | wc -l; }
+    before=$(descriptors)
+    # One says nothing, one half a line, one leaves before its reply, one says QUIT and leaves.
+    for _ in {1..25}; do
+        for i in {1..4}; do connect "$i"; done
+        printf 'KV/1.0 GET' >&"${TO[2]}"
+        says 3 'KV/1.0 GET a'
+        says 4 'KV/1.0 QUIT'
+        hang_up {1..4}
+    done
+    wait_until alone
+    [ "$(descriptors)" = "$before" ]
+    bounded 3000
+}
+
+@test "a store of 20,000 keys grows, answers right, and gives its memory back" {
+    start
+    [ "$(seq 1 20000 | sed 's/.*/KV\/1.0 PUT key& value&/' | talk | grep -c '^201 CREATED$')" = 20000 ]
+    seq 1 20000 | sed 's/.*/KV\/1.0 GET key&/' | talk | cmp - <(seq 1 20000 | sed 's/^/200 OK value/')
+    # Every other key goes. That moves slots, and those that stay must still be found.
+    [ "$(seq 1 2 20000 | sed 's/.*/KV\/1.0 DEL key&/' | talk | grep -c '^204 NO_CONTENT$')" = 10000 ]
+    seq 1 20000 | sed 's/.*/KV\/1.0 GET key&/' | talk |
+        cmp - <(seq 1 20000 | awk '{ print $1 % 2 ? "404 NOT_FOUND" : "200 OK value" $1 }')
+    seq 2 2 20000 | sed 's/.*/KV\/1.0 DEL key&/' | talk >"$BATS_TEST_TMPDIR/del"
+    stat keys
+    [ "$STAT" = 0 ]
+    stat memory
+    [ "$STAT" -lt 80000 ]
+}
+
+# full [OPTION...]: a server that has filled the memory that it may have. Sets STORED, how many keys it
+# has, and VALUE, what most of them hold.
+full() {
+    if instrumented; then skip "what runs is not the server alone, and needs more than a limit allows"; fi
+    printf '#!/bin/sh\nulimit -v 140000\nexec "%s" "$@"\n' "$KVSS" >"$BATS_TEST_TMPDIR/limited"
+    chmod +x "$BATS_TEST_TMPDIR/limited"
+    KVSS=$BATS_TEST_TMPDIR/limited serve --quiet "$@" || skip "ulimit -v is refused here"
+    printf -v VALUE '%01000d' 0
+    # Values of a kilobyte, and then small ones for what is left.
+    { seq 1 70000 | sed "s/.*/KV\/1.0 PUT key& $VALUE/"; seq 1 40000 | sed 's/.*/KV\/1.0 PUT small& v/'; } |
+        talk >"$BATS_TEST_TMPDIR/put"
+    [ "$(sort -u "$BATS_TEST_TMPDIR/put")" = $'201 CREATED\n500 SERVER_ERROR' ]
+    [ "$(wc -l <"$BATS_TEST_TMPDIR/put")" = 110000 ]
+    STORED=$(grep -c '^201 CREATED$' "$BATS_TEST_TMPDIR/put")
+    [ "$STORED" -gt 1000 ]
+}
+
+@test "out of memory: 500, whoever comes is served, can delete and store, and the store is as it was" {
+    full
+    for i in {1..20}; do connect "$i"; done
+    for i in {1..20}; do says "$i" 'KV/1.0 GET nobody' && hears "$i" '404 NOT_FOUND'; done
+    says 20 'KV/1.0 DEL key1' "KV/1.0 PUT key1 $VALUE"
+    hears 20 '204 NO_CONTENT' '201 CREATED'
+    hang_up {1..20}
+    stat keys
+    [ "$STAT" = "$STORED" ]
+    # What was said to be stored is there, and nothing else.
+    awk '/201/ { print "KV/1.0 DEL " (NR > 70000 ? "small" NR - 70000 : "key" NR) }' "$BATS_TEST_TMPDIR/put" |
+        talk >"$BATS_TEST_TMPDIR/del"
+    [ "$(grep -c '^204 NO_CONTENT$' "$BATS_TEST_TMPDIR/del")" = "$STORED" ]
+    stat keys
+    [ "$STAT" = 0 ]
+}
+
+@test "out of memory: the server starts again under the same limit, with all that it held" {
+    full --data "$BATS_TEST_TMPDIR/data" --fsync no
+    stop "$PID"
+    KVSS=$BATS_TEST_TMPDIR/limited serve --data "$BATS_TEST_TMPDIR/data" --fsync no
+    stat keys
+    [ "$STAT" = "$STORED" ]
+}
