@@ -97,7 +97,7 @@ connect() {
     local to from fifo=$BATS_TEST_TMPDIR/nc.$((++STARTED))
     mkfifo "$fifo.to" "$fifo.from"
     apart nc "${@:3}" "${HOST:-127.0.0.1}" "${2:-$PORT}" <"$fifo.to" >"$fifo.from" &
-    exec {to}>"$fifo.to" {from}<"$fifo.from"
+    disown && exec {to}>"$fifo.to" {from}<"$fifo.from"
     TO[$1]=$to FROM[$1]=$from NC[$1]=$!
     trap : PIPE # to write to a client that has ended fails, and kills no test
 }
@@ -112,7 +112,7 @@ shut() { local fd; for fd; do exec {fd}>&-; done; }
 hang_up() {
     local name
     for name; do
-        { kill "${NC[$name]}"; wait "${NC[$name]}"; } 2>/dev/null || :
+        kill -s KILL "${NC[$name]}" 2>/dev/null || : # no other signal is sure, while bash becomes nc
         shut ${TO[$name]+"${TO[$name]}"} "${FROM[$name]}"
         unset "NC[$name]" "TO[$name]" "FROM[$name]"
     done
