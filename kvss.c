@@ -2931,6 +2931,8 @@ static void mailbox_leave(struct client *c) {
     bool halfway = box->sending > c->out.len;
     if (!halfway)
         c->out.len -= box->sending;
+    if (c->out.len == 0)
+        c->blocked = false; /* nothing waits for the kernel any more */
     box->sending = 0;
     box->unsent = box->first;
     box->holder = NULL;
