@@ -1986,7 +1986,7 @@ static uint64_t slow_wake_at(void) {
     for (int kind = SLOW_AUTH; kind < SLOW_KINDS; kind++) {
         if (slow.chosen[kind])
             return server.now;
-        if (slow.waiting[kind])
+        if (slow.waiting[kind] && slow_first(kind))
             at = earlier(at, slow.next_at[kind]);
     }
     return at;
