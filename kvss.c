@@ -2296,6 +2296,7 @@ static void roles_closed(struct client *c) {
     if (c->store == &store)
         return;
     struct retired *own = (struct retired *)c->store; /* its first member */
+    own->store.keys = UINT64_MAX; /* so that it does not shrink, which takes all its chains */
     own->next = roles.retired;
     roles.retired = own;
 }
