@@ -10,49 +10,51 @@ static struct {
 } parent;
 
 static void save_parent(void) {
-    parent.compaction = compaction, parent.logfile = logfile;
+    parent.compaction = compaction;
+    parent.logfile = logfile;
 }
 static void restore_parent(void) {
-    compaction = parent.compaction, logfile = parent.logfile;
+    compaction = parent.compaction;
+    logfile = parent.logfile;
 }
 
-/* The entry is where searches for it end. Returns its bytes. */
-static size_t check_entry(struct store *st, int i, const struct slot *s) {
-    const struct entry *e = s->entry;
-    struct str key = {e->bytes, e->key_len};
-    MUST(e->key_len > 0 && e->key_len <= KEY_MAX && e->value_len > 0);
-    MUST(store_hash(key) >> 56 == (unsigned)i && (uint32_t)store_hash(key) == s->hash);
-    MUST(table_find(&st->tables[i], s->hash, key) == s);
-    if (!e->expires)
-        return entry_size(e);
-    uint32_t place = expiry_place(e);
-    MUST(place < st->deadlines_len && st->deadlines[place].entry == e);
-    MUST(place == 0 || st->deadlines[(place - 1) / 2].at <= st->deadlines[place].at);
-    return entry_size(e);
-}
-
-static void check_store(struct store *st) {
-    unsigned long long keys = 0, bytes = 0, deadlines = 0, deadline_keys = 0;
-    for (int i = 0; i < TABLES; i++) {
-        const struct table *t = &st->tables[i];
-        uint32_t used = 0;
-        if (!t->size)
-            continue;
-        MUST((t->size & (t->size - 1)) == 0 && t->size >= TABLE_MIN);
-        for (uint32_t slot = 0; slot < t->size; slot++) {
-            const struct entry *e = t->slots[slot].entry;
-            if (!e)
+/* Every entry is where searches for it end, and those that have deadlines are in the heap. Returns how
+ * many of these there are. */
+static uint32_t check_store(struct store *st) {
+    unsigned long long keys = 0, bytes = 0;
+    uint32_t deadlines = 0;
+    MUST(st->chains_size >= CHAINS_MIN && (st->chains_size & (st->chains_size - 1)) == 0);
+    MUST(st->chains_len <= st->chains_size && st->chains_len > st->chains_size / 2);
+    for (uint32_t i = 0; i < st->chains_len; i++) {
+        for (struct entry **link = &st->chains[i], *e; (e = *link); link = &e->next) {
+            uint64_t hash = hash_key(entry_key(e));
+            MUST(e->key_len > 0 && e->key_len <= KEY_MAX && e->value_len > 0);
+            MUST(e->hash == (uint32_t)hash && store_find(st, hash, entry_key(e)) == link);
+            keys++;
+            bytes += entry_size(e);
+            if (!e->note)
                 continue;
-            bytes += check_entry(st, i, &t->slots[slot]);
-            used++;
-            deadlines += e->expires;
-            deadline_keys += e->expires ? e->key_len : 0;
+            const struct deadline *d = &expiry.heap[e->note - 1];
+            MUST(e->note <= expiry.len && d->entry == e && d->store == st);
+            deadlines++;
         }
-        MUST(t->used == used && used < t->size);
-        keys += used;
     }
-    MUST(st->keys == keys && st->bytes == bytes && st->deadlines_len == deadlines);
-    MUST(st->deadline_keys == deadline_keys && st->deadlines_len <= st->deadlines_size);
+    MUST(st->keys == keys && st->bytes == bytes);
+    MUST(st->chains_len == CHAINS_MIN || st->chains_len / 2 <= keys);
+    return deadlines;
+}
+
+/* deadlines: of all stores. */
+static void check_expiry(uint32_t deadlines) {
+    unsigned long long shared = 0, shared_keys = 0;
+    MUST(expiry.len == deadlines && expiry.len <= expiry.size);
+    for (uint32_t i = 0; i < expiry.len; i++) {
+        const struct deadline *d = &expiry.heap[i];
+        MUST(i == 0 || expiry.heap[(i - 1) / 2].at <= d->at);
+        shared += d->store == &store;
+        shared_keys += d->store == &store ? d->entry->key_len : 0;
+    }
+    MUST(expiry.shared == shared && expiry.shared_keys == shared_keys);
 }
 
 static void check_mailbox(const struct mailbox *box) {
@@ -60,9 +62,9 @@ static void check_mailbox(const struct mailbox *box) {
     size_t bytes = 0, sending = 0;
     int messages = 0;
     for (const struct message *m = box->first; m; last = m, m = m->next) {
-        bytes += m->len;
+        MUST(m->len > box->name_len + 1);
+        bytes += m->len - box->name_len - 1;
         messages++;
-        MUST(m->len > 0);
     }
     for (; unsent && unsent != box->unsent; unsent = unsent->next)
         sending += unsent->sending;
@@ -71,132 +73,184 @@ static void check_mailbox(const struct mailbox *box) {
     MUST(box->bytes == bytes && bytes <= MAILBOX_BYTES);
     MUST(!last || box->last == last);
     MUST(box->sending == sending);
-    MUST(box->holder ? box->holder->mailbox == box : box->unsent == box->first);
+    MUST(box->holder ? mailboxes.of[client_fd(box->holder)] == box : box->unsent == box->first);
+    /* The first one has not left. */
+    MUST(!sending || sending - box->first->sending < box->holder->out.len);
 }
 
 static void check_mailboxes(void) {
-    MUST(mailboxes_len <= MAILBOXES_MAX);
-    for (size_t i = 0; i < mailboxes_len; i++) {
-        check_mailbox(mailboxes[i]);
-        MUST(!i || name_compare(mailbox_name(mailboxes[i - 1]), mailbox_name(mailboxes[i])) < 0);
+    MUST(mailboxes.len <= MAILBOXES_MAX);
+    for (size_t i = 0; i < mailboxes.len; i++) {
+        check_mailbox(mailboxes.all[i]);
+        MUST(!i ||
+             name_compare(mailbox_name(mailboxes.all[i - 1]), mailbox_name(mailboxes.all[i])) < 0);
     }
 }
 
 /* rested: nothing is to be done until something comes. */
-static void check_client(struct client *c, bool rested) {
-    struct peer *p = fd_peer(client_fd(c));
-    MUST(c->phase != CLOSED && p->fd == client_fd(c));
-    MUST(c->in_len <= REQUEST_MAX && c->scanned <= c->in_len && c->out.len <= c->out.size);
-    MUST(!memchr(c->in, '\n', c->scanned));
-    MUST(!c->mailbox || (c->mailbox->holder == c && c->phase <= ENDING));
-    MUST(!c->mailbox || c->mailbox->messages == 0 || c->out.len > 0 || !rested);
-    if (c->store != &store)
-        check_store(c->store);
+static void check_client(const struct client *c, bool rested) {
+    int fd = client_fd(c);
+    const struct peer *p = fd_peer(fd);
+    const struct mailbox *box = mailboxes.of[fd];
+    MUST(c->phase != CLOSED && p->fd == fd);
+    MUST(c->in.bytes == buffers[fd].in && c->in.size == REQUEST_MAX);
+    MUST(c->out.bytes == buffers[fd].out && c->out.size == OUTPUT_MAX + REPLY_MAX);
+    MUST(c->in.len <= c->in.size && c->out.len <= c->out.size);
+    MUST(c->pending ? c->in.len > 0 : !memchr(c->in.bytes, '\n', c->in.len));
+    MUST(c->pending || c->wire == &lines_wire || !c->in.len);
+    MUST(!c->blocked || c->out.len > 0);
+    MUST(!c->skipping || !c->in.len);
+    MUST(!box || (box->holder == c && c->phase <= ENDING));
+    MUST(!box || box->messages == 0 || c->out.len > 0 || !rested);
+    MUST(!slow.waits[fd] || c->pending);
     if (!rested || p->room == 0)
         return;
     MUST(!c->pending && !c->out.len && c->phase != ENDING && c->phase != QUITTING);
     MUST(c->phase == LINGERING || (p->read == p->sent.len && !p->ended));
-    MUST(c->wire == LINES ? c->scanned == c->in_len && c->in_len < REQUEST_MAX : !c->in_len);
+    MUST(c->in.len < REQUEST_MAX);
+}
+
+/* Nothing of a client that is gone is left for the next one with its descriptor. */
+static void check_closed(int fd) {
+    MUST(!mailboxes.of[fd] && !mailboxes.lists[fd].begun && !mailboxes.lists[fd].last_len);
+    MUST(!slow.waits[fd] && !slow.last_run[fd] && !frames.pads[fd] && !frames.padding[fd]);
+}
+
+static void check_slow(void) {
+    for (int kind = SLOW_AUTH; kind < SLOW_KINDS; kind++) {
+        const struct client *chosen = slow.chosen[kind];
+        int waiting = 0;
+        for (int fd = 0; fd < FDS; fd++)
+            waiting += slow.waits[fd] == (enum slow)kind;
+        MUST(slow.waiting[kind] == waiting);
+        MUST(!chosen || (chosen->pending && !slow.waits[client_fd(chosen)]));
+    }
+}
+
+/* FILE has what was written and no more. What is kept of it for a compaction is its end. */
+static void check_log(bool rested) {
+    const struct buf *kept = &compaction.kept;
+    MUST(!logfile.promises && !memchr(logfile.promised, true, FDS));
+    if (!logfile.path)
+        return;
+    const struct bytes *file = &fd_inode(logfile.fd)->data;
+    MUST(file->len == (size_t)logfile.size);
+    MUST(!rested || logfile.write_failed || !logfile.lines.len);
+    MUST(compaction.phase != RESTING ||
+         (!kept->bytes && compaction.child < 0 && compaction.fd < 0));
+    MUST(kept->len <= kept->size && kept->len <= file->len);
+    MUST(compaction.lost || !kept->len ||
+         memcmp(file->at + file->len - kept->len, kept->bytes, kept->len) == 0);
 }
 
 static void check_all(bool rested) {
-    long open = 0;
-    check_store(&store);
+    int open = 0;
+    uint32_t deadlines = check_store(&store);
     check_mailboxes();
+    check_slow();
+    check_log(rested);
     for (int fd = 0; fd < FDS; fd++) {
-        if (sys.fds[fd].kind == FD_PEER)
-            check_client(&clients[fd], rested), open++;
-        MUST((sys.fds[fd].kind == FD_PEER) == (clients[fd].phase != CLOSED));
+        struct client *c = &clients[fd];
+        MUST((sys.fds[fd].kind == FD_PEER) == (c->phase != CLOSED));
+        if (c->phase == CLOSED) {
+            check_closed(fd);
+            continue;
+        }
+        check_client(c, rested);
+        open++;
+        if (c->store != &store)
+            deadlines += check_store(c->store);
     }
     MUST(server.clients == open);
-    bool writing = logfile.behind || logfile.untrusted;
-    MUST(!rested || !logfile.path || writing || !logfile.lines.len);
-    MUST(!rested || logfile.behind || !logfile.promises.len);
+    MUST(!rested || !roles.retired);
+    if (!roles.retired) /* or they have deadlines, too */
+        check_expiry(deadlines);
 }
 
-/* Takes what is past out, so that two stores can be compared. */
-static void store_expire(struct store *st) {
-    while (expiry_next(st) <= server.now)
-        expiry_step(st, EXPIRY_STEP);
-}
+/* What a process has stored, when it is over. */
+struct stored {
+    struct store store;
+    __typeof__(expiry) expiry;
+};
 
-/* Every key has the same value and deadline in both. */
-static void check_same(struct store *a, struct store *b) {
-    MUST(a->keys == b->keys && a->bytes == b->bytes && a->deadlines_len == b->deadlines_len);
-    for (int i = 0; i < TABLES; i++) {
-        for (uint32_t slot = 0; slot < a->tables[i].size; slot++) {
-            const struct slot *s = &a->tables[i].slots[slot];
-            const struct entry *e = s->entry, *f;
-            if (!e)
-                continue;
-            struct str key = {e->bytes, e->key_len};
-            const struct slot *other = table_find(&b->tables[i], s->hash, key);
-            MUST(other && other->entry);
-            f = other->entry;
-            MUST(f->value_len == e->value_len && f->expires == e->expires);
-            MUST(memcmp(f->bytes, e->bytes, (size_t)e->key_len + e->value_len) == 0);
-            MUST(!e->expires ||
-                 a->deadlines[expiry_place(e)].at == b->deadlines[expiry_place(f)].at);
+/* Every key has the same value and deadline there and here. */
+static void check_same(const struct stored *a) {
+    MUST(a->store.keys == store.keys && a->store.bytes == store.bytes);
+    MUST(a->expiry.len == expiry.len);
+    for (uint32_t i = 0; i < a->store.chains_len; i++) {
+        for (const struct entry *e = a->store.chains[i]; e; e = e->next) {
+            const struct entry *f = *store_find(&store, hash_key(entry_key(e)), entry_key(e));
+            MUST(f && str_equal(entry_value(e), entry_value(f)) && !e->note == !f->note);
+            MUST(!e->note || a->expiry.heap[e->note - 1].at == expiry.heap[f->note - 1].at);
         }
     }
 }
 
-static void store_empty(struct store *st) {
-    for (struct table *t = st->tables; t < st->tables + TABLES; t++) {
-        for (uint32_t i = 0; i < t->size; i++)
-            sys_free(t->slots[i].entry);
-        sys_free(t->slots);
+static void stored_free(struct stored *s) {
+    for (uint32_t i = 0; i < s->store.chains_len; i++) {
+        for (struct entry *e = s->store.chains[i], *next; e; e = next) {
+            next = e->next;
+            sys_free(e);
+        }
     }
-    sys_free(st->deadlines);
-    memset(st, 0, sizeof *st);
+    sys_free(s->store.chains);
+    sys_free(s->expiry.heap);
 }
 
+/* As main() does it, up to the replay. */
 static void process_begin(void) {
     if (!quiet)
         quiet = fopen("/dev/null", "w");
-    store_seed[0] = 1, store_seed[1] = 2;
+    hash_seed[0] = 1;
+    hash_seed[1] = 2;
     memset(clients, 0, FDS * sizeof *clients);
     memset(&server, 0, sizeof server);
+    memset(&expiry, 0, sizeof expiry);
     memset(&logfile, 0, sizeof logfile);
-    logfile.folder = -1;
     memset(&compaction, 0, sizeof compaction);
     memset(&replay, 0, sizeof replay);
-    memset(&attended, 0, sizeof attended);
-    server.listeners[LINES] = server.listeners[FRAMES] = -1;
-    compaction.child = compaction.fd = -1;
-    mailboxes_len = 0;
+    memset(&speed, 0, sizeof speed);
+    server.fd_limit = FDS;
+    server.fd_highest = logfile.folder = compaction.child = compaction.fd = -1;
     sys.memory = sys.steps = -1;
+    sys.ticking = false;
+    start_tables();
+    MUST(store_init(&store));
 }
 
-/* As main() ends, and then all memory and all descriptors are free. kept: the store may outlive it.
- * */
-static void process_end(struct store *kept) {
-    while (reserve_held > 0)
-        sys_free(reserve[--reserve_held]);
-    reserve_wanted = 0;
-    while (retired)
-        store_sweep();
+/* After main() has ended: all memory and all descriptors are free. */
+static void process_end(struct stored *kept) {
+    while (logfile.reserve_held > 0)
+        sys_free(logfile.reserve[--logfile.reserve_held]);
+    while (roles.retired)
+        roles_turn();
+    while (expiry.len && expiry.heap[0].at <= server.now)
+        expiry_commit();
+    check_expiry(check_store(&store));
+    struct stored stored = {store, expiry};
     if (kept)
-        *kept = store, memset(&store, 0, sizeof store);
-    store_empty(&store);
-    for (size_t i = 0; i < mailboxes_len; i++) {
-        while (mailboxes[i]->first)
-            mailbox_pop(mailboxes[i]);
-        sys_free(mailboxes[i]);
+        *kept = stored;
+    else
+        stored_free(&stored);
+    while (mailboxes.len > 0) {
+        struct mailbox *box = mailboxes.all[--mailboxes.len];
+        while (box->first)
+            mailbox_pop(box);
+        sys_free(box);
     }
-    for (struct manager *next; managers; managers = next) {
-        next = managers->next;
-        sys_free(managers->name);
-        sys_free(managers);
+    for (struct manager *next; roles.managers; roles.managers = next) {
+        next = roles.managers->next;
+        sys_free(roles.managers->name);
+        sys_free(roles.managers);
     }
-    managers_count = 0;
+    roles.managers_len = 0;
     if (logfile.path)
         sys_close(logfile.folder);
     sys_free(logfile.path);
     sys_free(logfile.folder_path);
     sys_free(logfile.lines.bytes);
-    sys_free(logfile.promises.bytes);
     sys_free(compaction.path);
+    sys_free(compaction.kept.bytes);
     if (compaction.child >= 0)
         sys_close(compaction.child);
     for (int fd = 0; fd < FDS; fd++)

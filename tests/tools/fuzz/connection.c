@@ -21,6 +21,7 @@
 #pragma clang attribute push(__attribute__((no_sanitize("coverage"))), apply_to = function)
 
 enum { FAILS_MEMORY = 0xF6, PADS, SENDS, CUTS, WAITS, TAKES, ENDS, LOSES, REPEATS, FAILS_DISK };
+enum { LINES, FRAMES, WIRES }; /* the numbers of the wires here */
 enum { SENT_MAX = 1 << 18, TURNS_MAX = 200000 };
 
 static struct {
@@ -51,9 +52,8 @@ static void peer_connect(int i) {
 
 /* One turn. Where time stands still all clients are attended, as if none had been busy. */
 static void turn(void) {
-    for (struct client *c = clients; !run.ticks && c <= clients + server.top; c++)
-        if (c->phase != LINGERING)
-            c->active = 0;
+    for (int fd = 0; !run.ticks && fd <= server.fd_highest; fd++)
+        clients[fd].last_active = 0;
     sys.idle = false;
     loop_turn();
 }
@@ -62,7 +62,7 @@ static void note_cuts(void) {
     for (int i = 0; i < PEERS; i++) {
         int fd = sys.peers[i].fd;
         bool lingers = fd >= 0 && clients[fd].phase == LINGERING;
-        if (lingers && clients[fd].active > server.now + LINGER_MS)
+        if (lingers && clients[fd].linger_until > server.now + LINGER_MS)
             run.cut[i] = true;
     }
 }
@@ -72,11 +72,11 @@ static void settle(uint64_t ms) {
     int turns = sys.memory < 0 ? TURNS_MAX : 100;
     sys.until = sys.now + ms;
     do {
-        server.auth_at = 0; /* between two passwords no time passes */
+        slow.next_at[SLOW_AUTH] = 0; /* between two passwords no time passes */
         turn();
         note_cuts();
-        MUST(turns-- > 0 || sys.memory >= 0);
-    } while (!sys.idle && turns > 0 && !server.stopping);
+    } while (!sys.idle && --turns > 0 && !server.stopping);
+    MUST(turns > 0 || sys.memory >= 0);
 }
 
 /* What the peer sends, in one piece or in many. */
@@ -120,7 +120,7 @@ static const char *const answers[][2] = {
     {"MANAGE", "200 201 204 400 403 404 409 500"},
     {"CREATE", "201 400 409 500 507"},
     {"DELETE", "204 400 404"},
-    {"LIST", "200 400 500"},
+    {"LIST", "200 400"},
     {"SEND", "200 202 400 404 500 507"},
     {"CONNECT", "200 400 404"},
 };
@@ -131,17 +131,17 @@ static void check_status(struct str line, struct str answer) {
     char code[4] = "";
     struct str version, verb = STR("");
     bool known = false;
-    if (str_field(&line, &version))
-        str_field(&line, &verb);
+    if (str_cut_field(&line, &version))
+        str_cut_field(&line, &verb);
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
         if (str_equal(verb, str_of(answers[i][0])))
             allowed = answers[i][1];
     if (!str_equal(version, STR("KV/1.0")))
         allowed = "426";
     for (size_t i = OK; i < sizeof statuses / sizeof *statuses; i++) {
-        if (!begins(answer.bytes, answer.len, statuses[i].bytes))
+        size_t len = strlen(statuses[i]);
+        if (!begins(answer.bytes, answer.len, statuses[i]))
             continue;
-        size_t len = statuses[i].len;
         known = answer.len == len || (answer.bytes[len] == ' ' && answer.len > len + 1);
         known &= answer.len == len || *answer.bytes == '2' || options[EXPLAIN].value;
         break;
@@ -196,34 +196,33 @@ static void check_lines(struct peer *p, bool exact) {
             MUST(!exact);
             return;
         }
-        struct str line = {begin, lf ? len - 1 : len};
-        if (line.len && lf && line.bytes[line.len - 1] == '\r')
-            line.len--;
+        struct str line = {begin, lf ? len - 1 : len}, rest, version;
         bool partial = len > REQUEST_MAX || !lf;
-        if (partial)
+        if (!partial && line.len && line.bytes[line.len - 1] == '\r')
+            line.len--;
+        if (line.len > REQUEST_MAX)
+            line.len = REQUEST_MAX;
+        if (partial) {
             MUST(begins(answer.bytes, answer.len, "400 BAD_REQUEST"));
-        else
+        } else {
             check_status(line, answer);
-        if (!partial)
             note(line, answer);
+        }
         at += len;
-        failures += str_equal(answer, statuses[UNAUTHORIZED]);
-        bool bye = !partial && str_equal(line, STR("KV/1.0 QUIT"));
-        if (bye)
-            MUST(str_equal(answer, STR("200 OK bye")));
-        struct str seen = {line.bytes, line.len < REQUEST_MAX ? line.len : REQUEST_MAX},
-                   rest = seen;
-        bool is_ours = str_skip(&rest, STR("KV/1.0")) && (!rest.len || *rest.bytes == ' ');
-        if (!is_ours && request_is_http(seen))
-            break;
-        if (bye || failures == FAILURES_MAX)
+        failures += str_is(answer, statuses[UNAUTHORIZED]);
+        bool bye = !partial && str_is(line, "KV/1.0 QUIT");
+        MUST(!bye || str_is(answer, "200 OK bye"));
+        rest = line;
+        str_cut_field(&rest, &version);
+        bool is_http = !str_is(version, "KV/1.0") && line_is_http(line);
+        if (is_http || bye || failures == FAILURES_MAX)
             break;
     }
     MUST(!next_answer(p, &got, &answer));
     MUST(got == p->got.len || !exact);
 }
 
-/* How many frames the server has read, see client_run_frames(): those that one recv() brings. */
+/* How many frames the server has read, see frames_run(): those that one recv() brings. */
 static size_t frames_read(const struct peer *p) {
     size_t frames = 0, padding = 0, at = 0;
     bool pads = false;
@@ -239,12 +238,7 @@ static size_t frames_read(const struct peer *p) {
             pads |= n == FRAME_SIZE;
             padding = pads ? FRAME_SIZE - n : 0;
             struct str frame = {(const char *)p->sent.at + at, n};
-            /* A wrong frame that is HTTP ends the connection. One whose verb was found has become a line
-             * of KV/1.0: its end may look like HTTP, and it is refused like any other. */
-            bool wrong = frame_to_line(frame, &line) != NULL;
-            struct str rest = line;
-            bool has_verb = str_skip(&rest, STR("KV/1.0 "));
-            if (wrong && !has_verb && request_is_http(line))
+            if (frame_to_line(frame, &line) && frame_is_http(frame))
                 return frames + 1;
             at += n;
         }
@@ -366,10 +360,11 @@ static void play(const uint8_t *data, size_t size) {
     deliver();
 }
 
-static int listener(enum wire wire) {
+static void listen_for(int number, const struct wire *wire) {
     int fd = fd_new(FD_LISTENER);
-    sys.fds[fd].number = wire;
-    return fd;
+    sys.fds[fd].number = number;
+    server.listeners[server.listeners_len] = fd;
+    server.wires[server.listeners_len++] = wire;
 }
 
 /* As main() does it. */
@@ -377,40 +372,39 @@ static void start(uint8_t with, uint8_t how) {
     static const char *const fsyncs[] = {"everysec", "always", "no", "everysec"};
     options[EXPLAIN].value = with & 1;
     options[VERBOSE].value = with >> 1 & 1;
-    options[PRIVATE].value = with >> 2 & 1;
     options[QUIT_STOPS].value = with >> 4 & 1;
-    options[REPAIR].value = 0;
-    options[FSYNC].text = fsyncs[how >> 1 & 3];
+    roles_options[PRIVATE].value = with >> 2 & 1;
+    log_options[DATA].text = with >> 5 & 1 ? "/data" : NULL;
+    log_options[FSYNC].text = fsyncs[how >> 1 & 3];
     process_begin();
-    server.descriptors = FDS;
     if (with >> 3 & 1) {
         char line[32] = "adam:";
         MUST(!manager_add(strcat(line, sys_crypt("eve", "$"))));
         MUST(!manager_add("kant:$00000000"));
     }
-    options[DATA].text = with >> 5 & 1 ? "/data" : NULL;
-    if (options[DATA].text)
+    if (log_options[DATA].text)
         replay_file("/data");
-    server.listeners[LINES] = listener(LINES);
-    server.listeners[FRAMES] = listener(FRAMES);
+    listen_for(LINES, &lines_wire);
+    listen_for(FRAMES, &frames_wire);
     server.started = server.now = clock_ms();
 }
 
-/* The next start finds in FILE what the store was. */
-static void check_log(struct store *before) {
+/* The next start finds in FILE what was stored. */
+static void check_restart(const struct stored *before) {
     process_begin();
     replay_file("/data");
     MUST(replay.bad == 0);
     server.now = sys.now;
-    store_expire(&store);
-    check_store(&store);
-    check_same(before, &store);
+    while (expiry.len && expiry.heap[0].at <= server.now)
+        expiry_commit();
+    check_same(before);
     sys_close(logfile.fd);
     process_end(NULL);
 }
 
 static void serve(const uint8_t *data, size_t size) {
-    struct store before;
+    struct stored before;
+    bool well = true;
     sys.now += 10000; /* whatever a process remembers of passwords is over */
     sys.began = sys.now;
     start(data[0], data[1]);
@@ -432,21 +426,22 @@ static void serve(const uint8_t *data, size_t size) {
     run.ticks = true;
     sys.until = FOR_EVER;
     loop_run();
-    loop_tick(false);
-    bool kept = log_close();
-    MUST(kept || run.abrupt);
+    speed_tick(false);
+    check_all(false);
+    EACH_EXTENSION (x, stop)
+        well &= x->stop();
+    MUST(well || run.abrupt);
     for (int i = 0; i < PEERS; i++)
         check_peer(i);
     bool logged = logfile.path;
-    store_expire(&store);
     process_end(&before);
     if (logged)
-        check_log(&before);
-    store_empty(&before);
+        check_restart(&before);
+    stored_free(&before);
     for (int i = 0; i < 3; i++)
         if (sys.names[i].inode)
             sys_unlink(sys.names[i].path);
-    MUST(blocks_count() <= 1); /* LIST keeps one */
+    MUST(!sys.blocks);
 }
 
 static void run_once(const uint8_t *data, size_t size, bool in_pieces) {

@@ -6,6 +6,7 @@
 #define _FILE_OFFSET_BITS 64
 
 #include <aio.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -20,6 +21,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -166,16 +169,6 @@ static void sys_free(void *p) {
     free(b);
 }
 
-static size_t blocks_count(void) {
-    size_t n = 0;
-    for (struct block *b = sys.blocks, *next; b; b = next, n++) {
-        ASAN_UNPOISON_MEMORY_REGION(b, sizeof *b);
-        next = b->next;
-        ASAN_POISON_MEMORY_REGION(b, sizeof *b);
-    }
-    return n;
-}
-
 static void *sys_calloc(size_t n, size_t len) {
     void *p = sys_malloc(n * len);
     return p ? memset(p, 0, n * len) : NULL;
@@ -230,6 +223,11 @@ static pid_t sys_parent(void) {
 static int sys_clock(clockid_t clock, struct timespec *t) {
     uint64_t ms = clock == CLOCK_MONOTONIC ? sys.now : EPOCH_MS + sys.now - sys.began;
     *t = (struct timespec){(time_t)(ms / 1000), (long)(ms % 1000 * 1000000)};
+    return 0;
+}
+
+static int sys_nanosleep(const struct timespec *t) {
+    sys.now += (uint64_t)t->tv_sec * 1000 + (uint64_t)t->tv_nsec / 1000000;
     return 0;
 }
 
@@ -618,6 +616,7 @@ static FILE *quiet; /* what kvss prints on stderr goes here */
 #define lstat(path, about)                     sys_stat(path, about)
 #define main                                   kvss_main
 #define malloc(len)                            sys_malloc(len)
+#define nanosleep(t, left)                     sys_nanosleep(t)
 #define nice(n)                                0
 #define open(...)                              sys_open(__VA_ARGS__)
 #define pread(fd, bytes, len, at)              sys_pread(fd, bytes, len, at)
