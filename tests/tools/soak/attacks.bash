@@ -104,7 +104,7 @@ start() {
 
 # known_seed: a kvss whose seed is known: zeros.
 known_seed() {
-    sed 's/read(random, store_seed, sizeof store_seed) != sizeof store_seed/0/' \
+    sed 's/read(fd, hash_seed, sizeof hash_seed) != sizeof hash_seed/0/' \
         "$ROOT/kvss.c" >"$WORK/kvss.c"
     if cmp -s "$ROOT/kvss.c" "$WORK/kvss.c"; then return 1; fi
     mkdir "$WORK/known"
