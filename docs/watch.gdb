@@ -10,7 +10,7 @@ break loop_accept
 break loop_turn
 break client_read
 break client_answer
-break request_run
+break request_execute
 break command_put
 break command_get
 break command_del
@@ -51,19 +51,19 @@ commands
     continue
 end
 
-break reply
+break reply_line
 commands
     silent
-    printf "reply               status: "
-    output status
+    printf "reply_line          status: "
+    output r->status
     echo \n
     continue
 end
 
-break client_write
+break client_send
 commands
     silent
-    printf "client_write        out: "
+    printf "client_send         out: "
     output *c->out.bytes@c->out.len
     echo \n
     continue

@@ -6,59 +6,68 @@
 BEGIN {
     FS = "\t"
     ROW = 26
-    WIDTH = 130 # of a slot
-    X["before"] = 70
-    X["after"] = 430
-    print "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 660 530\" width=\"660\">"
-    print "<title>One table of the store before and after it grows</title>"
+    HEAD = 30 # width of a chain's number
+    WIDTH = 82 # of an entry
+    GAP = 14 # an arrow
+    X["before"] = 20
+    X["after"] = 400
+    FROM = 2 # the chain that splits
+    print "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 740 600\" width=\"740\">"
+    print "<title>The chains of the store before and after it grows</title>"
     print "<style>"
     print "  text { font: 14px sans-serif; fill: #222; } .key { font-family: monospace; }"
-    print "  .number, .home { font-size: 12px; fill: #777; } .away { fill: #c2410c; }"
-    print "  rect { fill: #fff; stroke: #888; } .full { fill: #dbeafe; } .new { fill: #bbf7d0; }"
-    print "  line { stroke: #9ab; stroke-width: 1.5; }"
+    print "  .number, .hash, .note { font-size: 12px; fill: #777; } .number { text-anchor: middle; }"
+    print "  .hash { text-anchor: end; } rect { fill: #fff; stroke: #888; } .full { fill: #dbeafe; }"
+    print "  .moved { fill: #fed7aa; } .new { fill: #bbf7d0; }"
+    print "  line, path { stroke: #888; stroke-width: 1.5; fill: none; } path { stroke: #c2410c; }"
     print "  @media (prefers-color-scheme: dark) {"
-    print "    text { fill: #ddd; } .number, .home { fill: #999; } .away { fill: #fb923c; }"
-    print "    rect { fill: #161b22; } .full { fill: #1e3a5f; } .new { fill: #14532d; }"
-    print "    line { stroke: #567; }"
+    print "    text { fill: #ddd; } .number, .hash, .note { fill: #999; }"
+    print "    rect { fill: #161b22; } .full { fill: #1e3a5f; }"
+    print "    .moved { fill: #7c2d12; } .new { fill: #14532d; } path { stroke: #fb923c; }"
     print "  }"
     print "</style>"
-    title("before", "8 slots, 6 entries")
-    title("after", "16 slots, 7 entries")
+    text(X["before"], 30, "", "18 chains, 18 keys")
+    text(X["after"], 30, "", "19 chains, 19 keys")
 }
 
 function text(x, y, class, what) {
     printf "<text x=\"%d\" y=\"%d\" class=\"%s\">%s</text>\n", x, y, class, what
 }
 
-function title(when, what) {
-    text(X[when], 30, "", what)
-}
-
-function top(when, slot) {
-    return 46 + (when == "before" ? 4 * ROW : 0) + slot * ROW
+function box(x, y, width, class) {
+    printf "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" class=\"%s\"/>\n",
+        x, y, width, ROW - 4, class
 }
 
 {
     when = $1
-    y = top(when, $2)
-    class = NF < 3 ? "empty" : when == "after" && !($3 in was) ? "new" : "full"
-    printf "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" class=\"%s\"/>\n",
-        X[when], y, WIDTH, ROW, class
-    text(X[when] - 24, y + 18, "number", $2)
+    x = X[when] + HEAD
+    y = 46 + $2 * ROW
+}
+
+NF == 2 {
+    box(X[when], y, HEAD, "chain")
+    text(X[when] + HEAD / 2, y + 16, "number", $2)
+    entries = 0
+    last = $2
 }
 
 NF > 2 {
-    text(X[when] + 10, y + 18, "key", $3)
-    if ($4 != $2) text(X[when] + 90, y + 18, "home away", "not " $4)
-    if (when == "before") was[$3] = y
-    if (when == "after" && $3 in was)
-        printf "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\"/>\n", X["before"] + WIDTH + 4,
-            was[$3] + ROW / 2, X["after"] - 30, y + ROW / 2
+    x += entries++ * (GAP + WIDTH)
+    class = when == "before" ? "full" : !($3 in was) ? "new" : was[$3] != $2 ? "moved" : "full"
+    printf "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\"/>\n", x, y + 11, x + GAP, y + 11
+    box(x + GAP, y, WIDTH, class)
+    text(x + GAP + 6, y + 16, "key", $3)
+    text(x + GAP + WIDTH - 6, y + 16, "hash", $4)
+    if (when == "before") was[$3] = $2
 }
 
 END {
-    text(70, 500, "home away",
-        "not 5: its home is slot 5, which was taken, so it went on to the next free one")
-    text(70, 518, "home", "green: the key that made the table grow")
+    x = X["after"] - 8
+    printf "<path d=\"M%d %dC%d %d %d %d %d %d\"/>\n", x, 57 + FROM * ROW, x - 40, 57 + FROM * ROW,
+        x - 40, 57 + last * ROW, x, 57 + last * ROW
+    text(20, 560, "note", "beside each key: its hash % 32. Chain 22 is not there yet, so key18 is in 22 - 16 = 6")
+    text(20, 578, "note", "green: the key that made the store grow. orange: from chain " FROM ", which was split into " \
+        FROM " and " last)
     print "</svg>"
 }

@@ -1,36 +1,33 @@
-/* One of the store's 256 tables just before and just after it grows, for docs/figures/tour-table.svg: a
- * line for each slot, with its number, and its key and that key's home if there is one. */
+/* The store just before and just after it grows, for docs/figures/tour-table.svg: a line for each chain,
+ * with its number, and then a line for each of its entries, with the key, and the chain that the key's
+ * hash names when the round is over. */
 #define main kvss_main
 #include "../../kvss.c"
 #undef main
 
-enum { WHICH = 0, FULL_AT = 6 }; /* a table; entries it has when one more makes it grow */
+enum { CHAINS = 18 }; /* one more key makes them one more */
 
-static void print_table(const char *when) {
-    const struct table *t = &store.tables[WHICH];
-    for (uint32_t i = 0; i < t->size; i++) {
-        const struct slot *s = &t->slots[i];
-        printf("%s\t%u", when, (unsigned)i);
-        if (s->entry)
-            printf("\t%.*s\t%u", s->entry->key_len, s->entry->bytes,
-                   (unsigned)table_home(t, s->hash));
-        printf("\n");
+static void print_store(const char *when) {
+    for (uint32_t i = 0; i < store.chains_len; i++) {
+        printf("%s\t%u\n", when, (unsigned)i);
+        for (const struct entry *e = store.chains[i]; e; e = e->next)
+            printf("%s\t%u\t%.*s\t%u\n", when, (unsigned)i, e->key_len, e->bytes,
+                   (unsigned)(e->hash & (store.chains_size - 1)));
     }
 }
 
 int main(void) {
-    store_seed[0] = 8; /* always the same hashes; some keys have to go out of each other's way */
     char name[16];
-    for (int n = 0; store.tables[WHICH].used <= FULL_AT; n++) {
+    hash_seed[0] = 49; /* always the same hashes; two of three entries go when chain 2 splits */
+    if (!store_init(&store))
+        return 1;
+    for (int n = 0; store.chains_len <= CHAINS; n++) {
         struct str key = {name, (size_t)snprintf(name, sizeof name, "key%d", n)};
-        uint64_t hash = store_hash(key);
-        if (hash >> 56 != WHICH)
-            continue;
-        if (store.tables[WHICH].used == FULL_AT)
-            print_table("before");
-        if (store_put(&store, hash, key, STR("value")) == NOT_STORED)
+        if (store.keys == CHAINS)
+            print_store("before");
+        if (store_put(&store, hash_key(key), key, STR("value")) != CREATED)
             return 1;
     }
-    print_table("after");
+    print_store("after");
     return 0;
 }
