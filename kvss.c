@@ -1695,7 +1695,7 @@ static void start_descriptors(void) {
     if (files >= wanted)
         return;
     server.fd_limit = (int)files - OWN_DESCRIPTORS;
-    int room = 0;
+    int room = -1; /* one is for the socket that will listen */
     for (int fd = 0; fd < server.fd_limit; fd++)
         if (fcntl(fd, F_GETFD) < 0)
             room++; /* it is not open */
@@ -1720,8 +1720,8 @@ int main(int argc, char **argv) {
     start_store();
     EACH_EXTENSION (x, start)
         x->start();
-    start_listening(&lines_wire, options[PORT].value, "listening");
     start_descriptors();
+    start_listening(&lines_wire, options[PORT].value, "listening");
     server.started = server.now = clock_ms();
     report("start", "kvss", STR(KVSS_VERSION));
     loop_run();
