@@ -39,7 +39,7 @@ MEMORY = {'500', '503', 'lost'}
 CONNECTION = {'lost'}
 REFUSED = {'503'}
 FRAME = {'frame'}
-DISK = {'500', 'status'}
+DISK = {'500', 'lost', 'status'}
 
 # The calls of faults.c, and how each can fail.
 FAULTS = [
@@ -62,7 +62,7 @@ FAULTS = [
         ('pwrite64', 'ENOSPC EIO HALF', DISK),
         ('fsync aio_error64', 'EIO', DISK),
         ('aio_fsync64', 'EAGAIN', NOTHING),
-        ('ftruncate64 fstat64 stat64 lseek64 rename unlink fchown fchmod', 'EIO', NOTHING),
+        ('ftruncate64 fstat64 lstat64 stat64 lseek64 rename unlink fchown fchmod', 'EIO', NOTHING),
         ('open64', 'EMFILE EINTR', REFUSED),
         ('fopen64 socket', 'EMFILE', NOTHING),
         ('realpath nice setitimer sigaction getrlimit64 setrlimit64', 'EIO', NOTHING),
@@ -194,7 +194,9 @@ class Server:
             return file.read()
 
     def ports(self):
-        return [int(p) for p in re.findall(r'^kvss: listening .*:(\d+)$', self.said(), re.M)]
+        """That of KV/1.0, and then that of frames, whichever was opened first."""
+        return [int(port) for what in ('on', 'for frames on')
+                for port in re.findall(rf'^kvss: listening {what} .*:(\d+)$', self.said(), re.M)]
 
     def serves(self):
         return self.process.poll() is None
@@ -626,12 +628,14 @@ class Run:
             model.check_file(self.data)
 
     def check_told(self, always):
-        """The disk was at fault: the log says so, and changes did get 500 if it says that. (If not
-        always, a sync may have failed too late for that.)"""
+        """The disk was at fault: the log says so, and if it says that changes get 500, some did, or
+        a connection has ended without its replies. (If not always, a sync may have failed too late
+        for that.)"""
         said = self.server.said()
         expect(' error ' in said, 'the log does not tell of it')
         broken = 'from now on changes get 500' in said
-        expect(not always or broken == ('500' in self.excused), 'promises and the log differ')
+        felt = bool(self.excused & {'500', 'lost'})
+        expect(not always or broken == felt, 'promises and the log differ')
 
     def last_reply(self, client):
         """To what had come before the signal; unless the fault says that nothing had."""
