@@ -627,6 +627,7 @@ static struct {
     sigset_t signals;     /* blocked during pselect(): not SIGINT and SIGTERM */
     int turn[FD_SETSIZE]; /* the clients that this turn is about */
     int turn_len;
+    bool turn_all;                            /* which is all of them */
     struct command *commands[EXTENSIONS_MAX]; /* the tables of all chapters, up to a NULL */
     struct option *options[EXTENSIONS_MAX];   /* likewise */
     char text[1024];                          /* where commands make the data of a reply */
@@ -1033,8 +1034,8 @@ static void request_show(const struct request *r) {
 static void reply_show(const struct request *r, size_t start) {
     struct str reply = str_from(buf_str(&r->client->out), start);
     if (r->status == REPLIED)
-        return;
-    if (r->secret || r->client->wire != &lines_wire)
+        reply = str_of(statuses[OK]);
+    else if (r->secret || r->client->wire != &lines_wire)
         reply = str_of(statuses[r->status]);
     else
         reply.len--; /* its LF */
@@ -1364,10 +1365,12 @@ static void loop_check_signals(void) {
 
 /* A turn is about all clients, unless an extension chooses. */
 static void loop_choose(void) {
+    server.turn_all = false;
     EACH_EXTENSION (x, choose) {
         if (x->choose())
             return;
     }
+    server.turn_all = true;
     server.turn_len = 0;
     for (int fd = 0; fd <= server.fd_highest; fd++)
         if (clients[fd].phase != CLOSED)
@@ -3096,6 +3099,7 @@ static void list_write(struct request *r, struct listing *list, struct str names
 static size_t list_step(struct request *r, struct listing *list, size_t place) {
     struct str separator = r->client->wire == &lines_wire ? STR(" ") : STR(",");
     struct buf names = {server.text, 0, LIST_TEXT};
+    size_t unwritten = 0; /* the place after the names that are written; 0: none are */
     for (int i = 0; i < LIST_STEP && place < mailboxes.len && r->client->out.len < OUTPUT_MAX;
          i++) {
         struct str name = mailbox_name(mailboxes.all[place++]);
@@ -3104,12 +3108,15 @@ static size_t list_step(struct request *r, struct listing *list, size_t place) {
         if (names.len + 1 + name.len > names.size) {
             list_write(r, list, buf_str(&names));
             names.len = 0;
+            unwritten = place - 1;
         }
         if (names.len)
             buf_append(&names, separator);
         buf_append(&names, name);
     }
     bool is_last = place == mailboxes.len;
+    if (!is_last && unwritten)
+        return unwritten; /* so that all parts but the last one are full */
     if (names.len || (is_last && !list->begun))
         list_write(r, list, buf_str(&names));
     return place;
@@ -3144,11 +3151,11 @@ static enum status command_list(struct request *r) {
 
 /* A holder gets its messages in the next turn that is about all clients. */
 static uint64_t mailboxes_wake_at(void) {
-    return mailboxes.sent && server.turn_len >= server.clients ? server.now : NEVER;
+    return mailboxes.sent && server.turn_all ? server.now : NEVER;
 }
 
 static void mailboxes_turn(void) {
-    if (server.turn_len >= server.clients)
+    if (server.turn_all)
         mailboxes.sent = false;
 }
 
@@ -3302,6 +3309,7 @@ static bool frame_run(struct client *c, struct str frame) {
         return false;
     r.status = request_refuse(&r, wrong);
     r.close = frame_is_http(frame);
+    requests_parsed(&r, 1);
     client_reply(c, &r);
     return true;
 }

@@ -38,7 +38,7 @@
 #include <unistd.h>
 #include <wchar.h>
 
-#define KVSS_VERSION "1.0.0"
+#define KVSS_VERSION "2.0.0"
 
 /* == 1. Table =====================================================================================
  *

@@ -393,7 +393,7 @@ stuff() {
     serve
     run ! logged frames
     run "$KVSS" --port 0 --frames "$PORT"
-    [ "${lines[1]}" = "kvss: 127.0.0.1, port $PORT: Address already in use" ]
+    printed "kvss: 127.0.0.1, port $PORT: Address already in use"
     [ "$status" = 1 ]
     run "$KVSS" --frames 65536
     printed "kvss: frames: '65536' is not a number from 0 to 65535"

@@ -208,7 +208,7 @@ CROWDED
 # has, and VALUE, what most of them hold.
 full() {
     if instrumented; then skip "what runs is not the server alone, and needs more than a limit allows"; fi
-    printf '#!/bin/sh\nulimit -v 140000\nexec "%s" "$@"\n' "$KVSS" >"$BATS_TEST_TMPDIR/limited"
+    printf '#!/bin/sh\nulimit -v 220000\nexec "%s" "$@"\n' "$KVSS" >"$BATS_TEST_TMPDIR/limited"
     chmod +x "$BATS_TEST_TMPDIR/limited"
     KVSS=$BATS_TEST_TMPDIR/limited serve --quiet "$@" || skip "ulimit -v is refused here"
     printf -v VALUE '%01000d' 0
