@@ -152,13 +152,16 @@ static void check_status(struct str line, struct str answer) {
 }
 
 /* Keeps of a reply what does not depend on how the requests were cut. Whether a message is on its
- * way does, and how many wait. */
+ * way does, and how many wait. STATS counts keys that are gone and not removed yet; with all, it ends
+ * with bytes and connections. */
 static void note(struct str line, struct str answer) {
-    size_t uptime = 0; /* STATS all: after the uptime come bytes and connections */
-    while (uptime < answer.len && answer.bytes[uptime] != 'c')
-        uptime++;
-    if (begins(line.bytes, line.len, "KV/1.0 STATS all"))
-        answer.len = uptime;
+    if (begins(line.bytes, line.len, "KV/1.0 STATS") && *answer.bytes == '2') {
+        while (*answer.bytes != 'u')
+            answer = str_from(answer, 1);
+        size_t all = answer.len;
+        for (answer.len = 0; answer.len < all && answer.bytes[answer.len] != 'c';)
+            answer.len++;
+    }
     if (begins(line.bytes, line.len, "KV/1.0 CONNECT ") && *answer.bytes == '2')
         answer.len = 3;
     if (begins(line.bytes, line.len, "KV/1.0 SEND ") &&
