@@ -22,5 +22,5 @@ load ../lab
 @test "--help has HELLO, and STATS all counts it" {
     "$KVSS" --help | grep -q '^  KV/1.0 HELLO$'
     serve
-    [[ $(ask 'KV/1.0 HELLO' 'KV/1.0 STATS all') == *' HELLO=1 '* ]]
+    [[ "$(ask 'KV/1.0 HELLO' 'KV/1.0 STATS all') " == *' HELLO=1 '* ]]
 }
