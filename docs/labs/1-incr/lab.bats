@@ -35,7 +35,7 @@ load ../lab
 @test "--help has INCR, and STATS all counts it" {
     "$KVSS" --help | grep -q '^  KV/1.0 INCR key$'
     serve
-    [[ $(ask 'KV/1.0 INCR k' 'KV/1.0 INCR' 'KV/1.0 STATS all') == *' INCR=2 '* ]]
+    [[ "$(ask 'KV/1.0 INCR k' 'KV/1.0 INCR' 'KV/1.0 STATS all') " == *' INCR=2 '* ]]
 }
 
 @test "INCR clears the deadline, as PUT does" {
@@ -51,7 +51,7 @@ load ../lab
     replies 'KV/1.0 INCR hits' '201 CREATED 1' 'KV/1.0 INCR hits' '200 OK 2' \
             'KV/1.0 PUT brief 41' '201 CREATED' 'KV/1.0 EXPIRE brief 1' '200 OK'
     gone() { [ "$(ask 'KV/1.0 GET brief')" = '404 NOT_FOUND' ]; }
-    wait_until 10 gone
+    wait_until gone
     replies 'KV/1.0 INCR brief' '201 CREATED 1'
     stop "$PID"
     serve --data "$BATS_TEST_TMPDIR/data"
