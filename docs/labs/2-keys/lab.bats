@@ -48,15 +48,16 @@ load ../lab
 
 @test "--private: a client sees its own keys" {
     serve --private
-    connect; one=$FD
-    says "$one" 'KV/1.0 PUT mine 1' '201 CREATED'
+    connect ann
+    says ann 'KV/1.0 PUT mine 1'
+    hears ann '201 CREATED'
     replies 'KV/1.0 PUT yours 1' '201 CREATED' 'KV/1.0 KEYS' '200 OK yours'
-    says "$one" 'KV/1.0 KEYS' '200 OK mine'
-    hang_up "$one"
+    says ann 'KV/1.0 KEYS'
+    hears ann '200 OK mine'
 }
 
 @test "--help has KEYS, and STATS all counts it" {
     "$KVSS" --help | grep -q '^  KV/1.0 KEYS \[prefix\]$'
     serve
-    [[ $(ask 'KV/1.0 KEYS' 'KV/1.0 KEYS a' 'KV/1.0 STATS all') == *' KEYS=2 '* ]]
+    [[ "$(ask 'KV/1.0 KEYS' 'KV/1.0 KEYS a' 'KV/1.0 STATS all') " == *' KEYS=2 '* ]]
 }
