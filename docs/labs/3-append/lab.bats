@@ -44,7 +44,7 @@ load ../lab
     replies 'KV/1.0 PUT brief a' '201 CREATED' 'KV/1.0 EXPIRE brief 1' '200 OK' \
             "KV/1.0 APPEND l $long" '201 CREATED' "KV/1.0 APPEND l $rest" '200 OK'
     gone() { [ "$(ask 'KV/1.0 GET brief')" = '404 NOT_FOUND' ]; }
-    wait_until 10 gone
+    wait_until gone
     replies 'KV/1.0 APPEND brief b' '201 CREATED'
     stop "$PID"
     serve --data "$BATS_TEST_TMPDIR/data"
@@ -54,5 +54,5 @@ load ../lab
 @test "--help has APPEND, and STATS all counts it" {
     "$KVSS" --help | grep -q '^  KV/1.0 APPEND key value$'
     serve
-    [[ $(ask 'KV/1.0 APPEND k v' 'KV/1.0 APPEND' 'KV/1.0 STATS all') == *' APPEND=2 '* ]]
+    [[ "$(ask 'KV/1.0 APPEND k v' 'KV/1.0 APPEND' 'KV/1.0 STATS all') " == *' APPEND=2 '* ]]
 }
