@@ -4,6 +4,7 @@
 load ../lab
 
 setup() {
+    offers --list-verbs
     verbs=$("$KVSS" --help | sed -n 's/^  KV\/1\.0 \([A-Z]*\).*/\1/p' | paste -s -d ' ' -)
     ALLOWED="405 METHOD_NOT_ALLOWED $verbs"
 }
@@ -14,7 +15,7 @@ setup() {
 }
 
 @test "405 has the verbs of --help, in its order, whatever comes after the verb" {
-    serve
+    serve --list-verbs
     replies 'KV/1.0 POTT user42 Alice' "$ALLOWED" \
             'KV/1.0 get' "$ALLOWED" \
             'KV/1.0 GETT ' "$ALLOWED" \
@@ -24,7 +25,7 @@ setup() {
 }
 
 @test "the rules before it and after it decide as they did" {
-    serve
+    serve --list-verbs
     replies 'FROB' '426 UPGRADE_REQUIRED' \
             $'KV/1.0 FROB \xff' '400 BAD_REQUEST' \
             'KV/1.0 ' '400 BAD_REQUEST' \
@@ -37,18 +38,20 @@ setup() {
 }
 
 @test "many at once, with others between them" {
-    serve
+    serve --list-verbs
     seq 1 1000 | sed 's/.*/KV\/1.0 FROB &\nKV\/1.0 GET &/' | talk |
         cmp - <(yes "$ALLOWED"$'\n404 NOT_FOUND' | head -n 2000)
 }
 
 @test "--explain adds nothing; the log has the reason" {
-    serve --explain
+    serve --list-verbs --explain
     replies 'KV/1.0 FROB' "$ALLOWED"
     grep -q ' bad 127\.0\.0\.1:[0-9]* there is no such verb; verbs are upper case$' "$LOG"
 }
 
-@test "docs/protocol.md has 405" {
-    # shellcheck disable=SC2016 # these are backquotes of Markdown
-    grep -q '^| `405 METHOD_NOT_ALLOWED` |' "$ROOT/docs/protocol.md"
+@test "without the option it is 400 as before; -L is the short form" {
+    serve
+    replies 'KV/1.0 POTT user42 Alice' '400 BAD_REQUEST' 'KV/1.0 GET a' '404 NOT_FOUND'
+    serve -L
+    replies 'KV/1.0 POTT user42 Alice' "$ALLOWED"
 }
