@@ -8,8 +8,8 @@ setup() {
     ACCESS=$BATS_TEST_TMPDIR/access.log
 }
 
-# logged LINE...: these lines, with any time, are in the log, and no other.
-logged() {
+# holds LINE...: these lines, with any time, are in the file, and no other.
+holds() {
     run sed 's/\[[^]]*\]/[when]/' "$ACCESS"
     printed "$(printf '%s\n' "$@")"
 }
@@ -40,25 +40,25 @@ logged() {
     serve --access-log "$ACCESS"
     printf 'x" 200 1\\\r\nKV/1.0 GET \x1b[31m\x7f\nKV/1.0 PUT k \xc3\xa0\nKV/1.0 GET a\0b\nhalf' |
         talk
-    logged '127.0.0.1 - - [when] "x\x22 200 1\x5C" 426 21' \
-           '127.0.0.1 - - [when] "KV/1.0 GET \x1B[31m\x7F" 400 16' \
-           '127.0.0.1 - - [when] "KV/1.0 PUT k \xC3\xA0" 201 12' \
-           '127.0.0.1 - - [when] "KV/1.0 GET a\x00b" 400 16' \
-           '127.0.0.1 - - [when] "half" 400 16'
+    holds '127.0.0.1 - - [when] "x\x22 200 1\x5C" 426 21' \
+          '127.0.0.1 - - [when] "KV/1.0 GET \x1B[31m\x7F" 400 16' \
+          '127.0.0.1 - - [when] "KV/1.0 PUT k \xC3\xA0" 201 12' \
+          '127.0.0.1 - - [when] "KV/1.0 GET a\x00b" 400 16' \
+          '127.0.0.1 - - [when] "half" 400 16'
 }
 
 @test "the longest line, and the bytes of the longest reply" {
     serve --access-log "$ACCESS"
     long=$(head -c 65000 /dev/zero | tr '\0' x)
     ask "KV/1.0 PUT k $long" 'KV/1.0 GET k' >/dev/null
-    logged "127.0.0.1 - - [when] \"KV/1.0 PUT k $long\" 201 12" \
-           '127.0.0.1 - - [when] "KV/1.0 GET k" 200 65008'
+    holds "127.0.0.1 - - [when] \"KV/1.0 PUT k $long\" 201 12" \
+          '127.0.0.1 - - [when] "KV/1.0 GET k" 200 65008'
 }
 
 @test "an IPv6 address has no brackets" {
     serve --access-log "$ACCESS" --host ::1 || skip "this machine has no ::1"
     "$KVSS_CLIENT" --host ::1 --port "$PORT" quit
-    logged '::1 - - [when] "KV/1.0 QUIT" 200 11'
+    holds '::1 - - [when] "KV/1.0 QUIT" 200 11'
 }
 
 @test "no password gets into it" {
@@ -66,8 +66,8 @@ logged() {
     chmod 600 "$BATS_TEST_TMPDIR/managers"
     serve --access-log "$ACCESS" --managers "$BATS_TEST_TMPDIR/managers"
     ask 'KV/1.0 AUTH adam eve' 'KV/1.0 AUHT adam eve'
-    logged '127.0.0.1 - - [when] "KV/1.0 AUTH" 200 15' \
-           '127.0.0.1 - - [when] "(not shown)" 400 16'
+    holds '127.0.0.1 - - [when] "KV/1.0 AUTH" 200 15' \
+          '127.0.0.1 - - [when] "(not shown)" 400 16'
 }
 
 @test "a line a request, when 10,000 come at once; -a is the short form, and FILE is appended to" {
