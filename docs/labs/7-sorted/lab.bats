@@ -9,7 +9,7 @@ compacted() {
     before=$(grep -c ' compact ' "$LOG" || :)
     ask 'KV/1.0 COMPACT' >/dev/null
     done_anew() { [ "$(grep -c ' compact ' "$LOG")" -gt "$before" ]; }
-    wait_until 20 done_anew
+    wait_until done_anew
     sed 1d "$BATS_TEST_TMPDIR/data"
 }
 
