@@ -36,23 +36,22 @@ each_gets() {
 }
 
 @test "2,000 clients at once, each of them served, twice; when they have left, the server rests" {
-    start
+    start --max-clients 2001
     open_all 2000
     each_gets '404 NOT_FOUND'
-    says "${FDS[0]}" 'KV/1.0 PUT k v' '201 CREATED'
+    replies 'KV/1.0 PUT k v' '201 CREATED'
     each_gets '200 OK v'
     [[ $(ask 'KV/1.0 STATS all') == *' connections=2001 refused=0 '* ]]
-    hang_up "${FDS[@]}"
+    shut "${FDS[@]}"
     alone() { [[ $(ask 'KV/1.0 STATS all') == *' connections=1 '* ]]; }
-    wait_until 20 alone
+    wait_until alone
     # Nanoseconds that it runs, until a client of another server tells that a second has gone by.
     run_so_far() { cut -d ' ' -f 1 "/proc/$resting/schedstat"; }
     resting=$PID
     before=$(run_so_far)
     serve --timeout 1
-    exec 8<>"/dev/tcp/127.0.0.1/$PORT"
-    wait_until 20 grep -q ' idle$' "$LOG"
-    exec 8>&-
+    connect ann
+    wait_until logged ' idle'
     [ $(($(run_so_far) - before)) -lt 300000000 ]
 }
 
@@ -60,12 +59,12 @@ each_gets() {
     start --max-clients 1100
     open_all 1100
     each_gets '404 NOT_FOUND'
-    run timeout 600 nc 127.0.0.1 "$PORT" </dev/null
+    run talk </dev/null
     printed '503 SERVICE_UNAVAILABLE'
 }
 
 @test "a signal stops it, with 2,000 clients connected" {
-    start
+    start --max-clients 2000
     open_all 2000
     each_gets '404 NOT_FOUND'
     stop "$PID"
