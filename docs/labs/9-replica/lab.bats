@@ -28,7 +28,7 @@ follower() { PORT=$FOLLOWER; ask "$@"; }
 # soon REPLY REQUEST: the follower gets there.
 soon() {
     there() { [ "$(follower "$2")" = "$1" ]; }
-    wait_until 20 there "$@"
+    wait_until there "$@"
 }
 
 # compact: has the leader's log written anew, and waits for that.
@@ -37,7 +37,7 @@ compact() {
     before=$(grep -c ' compact ' "$LEADER_LOG" || :)
     leader 'KV/1.0 COMPACT' >/dev/null
     done_anew() { [ "$(grep -c ' compact ' "$LEADER_LOG")" -gt "$before" ]; }
-    wait_until 20 done_anew
+    wait_until done_anew
 }
 
 @test "every example of the page is answered as it shows" {
@@ -130,7 +130,7 @@ compact() {
         esac
         [ "$(inode)" != "$before" ]
     }
-    wait_until 20 moved
+    wait_until moved
     for _ in {1..50}; do moved; done
     [ ! -e "$BATS_TEST_TMPDIR/half" ]
     [[ $(follower 'KV/1.0 STATS') == '200 OK keys=100001 '* ]]
@@ -198,9 +198,9 @@ compact() {
     }
     fails 1 "$DATA: No such file or directory" --follow "$DATA"
     echo 'hello' >"$DATA"
-    fails 1 "$DATA, line 1: it's not a data file of kvss" -f "$DATA"
+    fails 1 "$DATA, line 1: it is no data file of kvss" -f "$DATA"
     printf '%s\n' "$HEADER" 'KV/1.0 GET a' >"$DATA"
-    fails 1 "$DATA, line 2: it's no PUT, DEL or EXPIREAT" -f "$DATA"
+    fails 1 "$DATA, line 2: it is no PUT, DEL or EXPIREAT" -f "$DATA"
     for other in "--data=$DATA" --private; do
         fails 2 'follow: the store is a copy; --data and --private are about another' \
             --follow "$DATA" "$other"
