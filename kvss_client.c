@@ -1,22 +1,24 @@
-/* kvss_client: talks to a KV/1.0 server, in one of three ways.
+/* kvss_client: a client for a KV/1.0 server. It has three ways to work.
  *
  *     kvss_client put foo bar       once: one request, its reply, an exit status for scripts
- *     kvss_client                   on a terminal: a prompt, with editing and history
- *     kvss_client < requests        batch: a request a line, pipelined
+ *     kvss_client                   at a terminal: a prompt, with editing and history
+ *     kvss_client < requests        batch: one request a line, pipelined
  *
- *     1. Table      the commands and the options
+ *     1. Tables     the commands and the options
  *     2. Network    connect, send, receive
- *     3. Requests   what a user types becomes a line of KV/1.0
+ *     3. Requests   what the user types becomes a line of KV/1.0
  *     4. Replies    a line of KV/1.0 becomes output and an exit status
- *     5. Batch      many requests; one is just a short batch
- *     6. Keys       what a terminal sends when a key is pressed
- *     7. Editor     the line being typed, and the lines before it
- *     8. Prompt     the terminal and the server at once
- *     9. Start      options, main
+ *     5. Batch      many requests; once is a batch of one request
+ *     6. Terminal   what a terminal sends when a key is pressed
+ *     7. Editor     the line that is being typed, and the lines before it
+ *     8. Prompt     the terminal and the server at the same time
+ *     9. Start      options, main()
  *
- * C99 and POSIX.1-2008 (wcwidth() is of its XSI option), nothing else. */
-#define _XOPEN_SOURCE     700
-#define _FILE_OFFSET_BITS 64 /* for files over 2 GiB, where a long has 32 bits */
+ * Chapters 1 to 5 and 9 are a whole client. Chapters 6 to 8 are for the prompt only.
+ *
+ * docs/protocol.md says what the lines mean. C99 and POSIX.1-2008, nothing else. */
+#define _XOPEN_SOURCE     700 /* POSIX.1-2008 with its XSI extension, which has wcwidth() */
+#define _FILE_OFFSET_BITS 64  /* files may be longer than 2 GiB, where a long has 32 bits */
 
 #include <ctype.h>
 #include <errno.h>
@@ -40,15 +42,19 @@
 
 #define KVSS_VERSION "2.0.0"
 
-/* == 1. Table =====================================================================================
+/* == 1. Tables ====================================================================================
  *
- * A verb that is not in the table of commands is sent all the same: the server decides. */
+ * The table of commands is for help, and for the spaces of a command line: see request_from_words().
+ * The client sends a verb that is not in the table, too. The server decides whether it knows the verb,
+ * so this client also works with a server that has more commands. */
 
-static const struct command {
+struct command {
     const char *verb;
-    int words; /* that have no spaces in them, before one that may */
+    int words; /* how many words, the verb among them, have no space; the next one may have spaces */
     const char *usage, *help;
-} commands[] = {
+};
+
+static const struct command commands[] = {
     {"PUT", 2, "put KEY VALUE", "store a value: 201 if the key is new, 200 if it was there"},
     {"GET", 2, "get KEY", "show the value, or 404"},
     {"DEL", 2, "del KEY", "delete the key: 204, or 404"},
@@ -66,33 +72,49 @@ static const struct command {
     {"LIST", 2, "list [PATTERN]", "show the users, or those that a regular expression matches"},
     {"SEND", 2, "send USER TEXT", "send a message: 200 delivered, 202 it waits in the mailbox"},
     {"CONNECT", 2, "connect USER", "get the user's messages, at the prompt as they come"},
+    {0},
 };
 
-enum { COMMANDS = sizeof commands / sizeof *commands };
-
-enum { HOST, PORT, TIMEOUT, FROM, VALUE, HELP, VERSION, OPTIONS };
-
-static struct option {
+/* The options of the command line. `value` and `text` hold the default until an option replaces it. */
+struct option {
     char letter;
-    const char *name, *argument; /* no argument: a flag, 0 or 1 */
-    long most, value;            /* a number from 0 to most ... */
-    const char *text;            /* ... or else a text */
+    const char *name;
+    const char *argument; /* what its value is called; NULL: a flag, 0 or 1 */
+    long max;             /* a number from 0 to max; where max is 0, a text */
+    long value;
+    const char *text;
     const char *help;
-} options[] = {
-    [HOST] = {'H', "host", "HOST", 0, 0, "127.0.0.1", "where the server is"},
-    [PORT] = {'p', "port", "PORT", 65535, 9000, "", "and the port that it listens on"},
-    [TIMEOUT] = {'t', "timeout", "SECONDS", 1000000, 10, "", "wait for the server, 0 for ever"},
-    [FROM] = {'f', "file", "FILE", 0, 0, "-", "take requests from a file"},
-    [VALUE] = {'v', "value", NULL, 1, 0, "", "print data and messages only"},
-    [HELP] = {'h', "help", NULL, 1, 0, "", "print this and exit"},
-    [VERSION] = {'V', "version", NULL, 1, 0, "", "print the version and exit"},
 };
 
-enum { EXIT_REFUSED = 1, EXIT_NO_REPLY = 2 }; /* 4xx or 5xx; none came */
+enum { HOST, PORT, TIMEOUT, FROM, VALUE, HELP, VERSION };
 
-/* One line on stderr, and no reply. */
+static struct option options[] = {
+    [HOST] = {'H', "host", "HOST", 0, 0, "127.0.0.1", "where the server is"},
+    [PORT] = {'p', "port", "PORT", 65535, 9000, NULL, "and the port that it listens on"},
+    [TIMEOUT] = {'t', "timeout", "SECONDS", 1000000, 10, NULL, "wait for the server, 0 for ever"},
+    [FROM] = {'f', "file", "FILE", 0, 0, "-", "take requests from a file"},
+    [VALUE] = {'v', "value", NULL, 1, 0, NULL, "print data and messages only"},
+    [HELP] = {'h', "help", NULL, 1, 0, NULL, "print this and exit"},
+    [VERSION] = {'V', "version", NULL, 1, 0, NULL, "print the version and exit"},
+    {0},
+};
+
+/* The exit status, when it is not EXIT_SUCCESS. */
+enum {
+    EXIT_REFUSED = 1,  /* a reply was 4xx or 5xx */
+    EXIT_NO_REPLY = 2, /* a request has no reply */
+};
+
+/* For errors after which there is no reply: one line on stderr, and the end. */
 #define DIE(...)                                                                                   \
-    (fprintf(stderr, "kvss_client: " __VA_ARGS__), fputc('\n', stderr), exit(EXIT_NO_REPLY))
+    do {                                                                                           \
+        fprintf(stderr, "kvss_client: " __VA_ARGS__);                                              \
+        fputc('\n', stderr);                                                                       \
+        exit(EXIT_NO_REPLY);                                                                       \
+    } while (0)
+
+/* The same, with the reason that errno names. */
+#define DIE_ERRNO(what) DIE("%s: %s", what, strerror(errno))
 
 /* The column is as wide as the longest usage, and a space. */
 static void help_row(const char *usage, const char *help) {
@@ -100,15 +122,20 @@ static void help_row(const char *usage, const char *help) {
 }
 
 static void commands_print(void) {
-    for (const struct command *c = commands; c < commands + COMMANDS; c++)
+    for (const struct command *c = commands; c->verb; c++)
         help_row(c->usage, c->help);
 }
 
-static const struct command *command_find(const char *verb) {
-    for (const struct command *c = commands; c < commands + COMMANDS; c++)
-        if (!strcasecmp(verb, c->verb))
+/* `verb` may be in any case. NULL: there is no such command. */
+static const struct command *command_named(const char *verb) {
+    for (const struct command *c = commands; c->verb; c++)
+        if (strcasecmp(verb, c->verb) == 0)
             return c;
     return NULL;
+}
+
+static bool starts_with(const char *text, const char *prefix) {
+    return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
 /* == 2. Network ===================================================================================
@@ -345,7 +372,7 @@ static size_t request_read_stdin(char *bytes, size_t size) {
  * the line, or make other fields of it, is refused before anything is sent. */
 static void request_from_words(char **words) {
     static char line[2 * REQUEST_MAX];
-    const struct command *command = command_find(words[0]);
+    const struct command *command = command_named(words[0]);
     int without_space = command ? command->words : 2;
     size_t len = 0;
     for (int i = 0; words[i]; i++) {
@@ -998,56 +1025,74 @@ static int prompt_run(void) {
     return EXIT_SUCCESS;
 }
 
-/* == 9. Start ================================================================================== */
+/* == 9. Start =====================================================================================
+ *
+ * The command line decides how the client works. With a command: once. Without one: the prompt, if
+ * stdin and stdout are a terminal and there is no --file; else a batch. */
 
+/* `value` belongs to an option that takes one. */
 static void option_set(struct option *o, const char *value) {
     char *end;
-    if (!o->argument)
-        o->value = 1;
-    if (o->argument && o->most == 0)
+    if (o->max == 0) {
         o->text = value;
-    if (o->most <= 1)
         return;
+    }
     o->value = strtol(value, &end, 10);
-    if (end == value || *end || o->value < 0 || o->value > o->most)
-        DIE("%s: '%s' is not a number from 0 to %ld", o->name, value, o->most);
+    if (end == value || *end || o->value < 0 || o->value > o->max)
+        DIE("%s: '%s' is not a number from 0 to %ld", o->name, value, o->max);
 }
 
-static struct option *option_find(const char *word, bool is_long, size_t len) {
-    for (struct option *o = options; o < options + OPTIONS; o++)
-        if (is_long ? strlen(o->name) == len && !strncmp(o->name, word, len) : o->letter == *word)
+/* `name` is a letter, or `len` letters of a long name. NULL: there is no such option. */
+static struct option *option_named(const char *name, size_t len, bool is_long) {
+    for (struct option *o = options; o->name; o++) {
+        if (!is_long && o->letter == name[0])
             return o;
+        if (is_long && strlen(o->name) == len && starts_with(name, o->name))
+            return o;
+    }
     return NULL;
 }
 
-/* Reads the options, which end at the first word that is none. Returns that word. */
-static char **options_read(char **words) {
-    for (; *words && **words == '-' && (*words)[1]; words++) {
-        if (!strcmp(*words, "--"))
-            return words + 1;
-        bool is_long = (*words)[1] == '-';
-        char *name = *words + 1 + is_long, *word = *words;
-        size_t len = is_long ? strcspn(name, "=") : 1;
-        struct option *o = option_find(name, is_long, len);
-        if (!o)
-            DIE("%s: no such option; see kvss_client --help", word);
-        const char *value = name[len] ? name + len + is_long : NULL;
-        if (!o->argument && value)
-            DIE("%s: this option takes no value", word);
-        if (o->argument && !value)
-            value = *++words;
-        if (o->argument && !value)
-            DIE("%s: %s is missing", word, o->argument);
+/* Reads an option: -p 9001, -p9001, --port 9001 or --port=9001. Returns the word after it. */
+static char **option_read(char **words) {
+    const char *word = *words++;
+    bool is_long = word[1] == '-';
+    const char *name = word + 1 + is_long;
+    size_t len = is_long ? strcspn(name, "=") : 1;
+    struct option *o = option_named(name, len, is_long);
+    if (!o)
+        DIE("%s: no such option; see kvss_client --help", word);
+    const char *value = name[len] ? name + len + is_long : NULL;
+    if (!o->argument && value)
+        DIE("%s: this option takes no value", word);
+    if (o->argument && !value)
+        value = *words++;
+    if (o->argument && !value)
+        DIE("%s: %s is missing", word, o->argument);
+    if (o->argument)
         option_set(o, value);
+    else
+        o->value = 1;
+    return words;
+}
+
+/* Options end at the first word that is no option, or after "--". Returns the word where they end. The
+ * word "-" is no option: it may be a key. */
+static char **options_read(char **words) {
+    while (*words && (*words)[0] == '-' && (*words)[1]) {
+        if (strcmp(*words, "--") == 0)
+            return words + 1;
+        words = option_read(words);
     }
     return words;
 }
 
-/* HOST PORT may come before the command: two words, of which the second is a number and the first
- * no command. */
+/* HOST PORT may come before the command. Then the second word is a number, and the first word is no
+ * command. Returns the word after them. */
 static char **operands_read(char **words) {
-    if (!words[0] || command_find(words[0]) || !words[1] ||
-        strspn(words[1], "0123456789") != strlen(words[1]))
+    if (!words[0] || command_named(words[0]) || !words[1])
+        return words;
+    if (strspn(words[1], "0123456789") != strlen(words[1]))
         return words;
     options[HOST].text = words[0];
     option_set(&options[PORT], words[1]);
@@ -1057,13 +1102,15 @@ static char **operands_read(char **words) {
 static void help_print(void) {
     printf("Usage: kvss_client [options] [HOST PORT] [COMMAND [ARGUMENT ...]]\n\n"
            "Options (and what holds without them):\n");
-    for (struct option *o = options; o < options + OPTIONS; o++) {
+    for (const struct option *o = options; o->name; o++) {
         const char *argument = o->argument ? o->argument : "";
-        printf("  -%c, --%s %-*s", o->letter, o->name, 18 - (int)strlen(o->name), argument);
-        if (o->most > 1)
-            printf("%s (%ld)\n", o->help, o->value);
-        else
-            printf(o->argument ? "%s (%s)\n" : "%s\n", o->help, o->text);
+        printf("  -%c, --%s %-*s%s", o->letter, o->name, 18 - (int)strlen(o->name), argument,
+               o->help);
+        if (o->text)
+            printf(" (%s)", o->text);
+        else if (o->argument)
+            printf(" (%ld)", o->value);
+        printf("\n");
     }
     printf("\nCommands, in any case; VALUE and PASSWORD may have spaces, and - reads one from "
            "stdin:\n");
@@ -1072,23 +1119,31 @@ static void help_print(void) {
            "Exit status: 0 for 2xx, 1 for 4xx and 5xx, 2 where there was no reply.\n");
 }
 
-/* Opens what requests are to be read from. */
-static void input_open(void) {
+/* A terminal that calls itself dumb knows no escape sequences. */
+static bool at_terminal(void) {
+    const char *type = getenv("TERM");
+    return type && strcmp(type, "dumb") != 0 && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+}
+
+/* Opens the file of requests. The size of a regular file is known, so progress can be shown. */
+static void input_open(const char *file) {
     struct stat about;
-    bool is_stdin = !strcmp(options[FROM].text, "-");
-    input.fd = is_stdin ? STDIN_FILENO : open(options[FROM].text, O_RDONLY);
+    input.fd = STDIN_FILENO;
+    if (strcmp(file, "-") != 0)
+        input.fd = open(file, O_RDONLY);
     if (input.fd < 0)
-        DIE("%s: %s", options[FROM].text, strerror(errno));
+        DIE_ERRNO(file);
     if (fstat(input.fd, &about) == 0 && S_ISREG(about.st_mode))
         input.size = about.st_size;
 }
 
 int main(int argc, char **argv) {
     (void)argc;
-    /* Were stdin, stdout or stderr closed, the socket would get its number. */
-    int spare;
-    while ((spare = open("/dev/null", O_RDWR)) >= 0 && spare <= STDERR_FILENO)
-        continue;
+    /* If stdin, stdout or stderr were closed, the socket would get its number, and output would go to
+     * the server. So /dev/null gets these numbers. */
+    int spare = STDIN_FILENO;
+    while (spare >= 0 && spare <= STDERR_FILENO)
+        spare = open("/dev/null", O_RDWR);
     char **words = operands_read(options_read(argv + 1));
     if (options[HELP].value)
         help_print();
@@ -1098,16 +1153,15 @@ int main(int argc, char **argv) {
         output_flush();
         return EXIT_SUCCESS;
     }
-    const char *terminal = getenv("TERM");
-    bool at_terminal =
-        isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && terminal && strcmp(terminal, "dumb") != 0;
-    bool prompts = !words[0] && !strcmp(options[FROM].text, "-") && at_terminal;
-    if (words[0] && strcmp(options[FROM].text, "-") != 0)
+    const char *file = options[FROM].text;
+    bool from_stdin = strcmp(file, "-") == 0;
+    bool prompts = !words[0] && from_stdin && at_terminal();
+    if (words[0] && !from_stdin)
         DIE("a command, or --file: not both");
     if (words[0])
         request_from_words(words);
     else if (!prompts)
-        input_open();
+        input_open(file);
     server_connect();
     return prompts ? prompt_run() : batch_run();
 }
