@@ -140,13 +140,25 @@ static bool starts_with(const char *text, const char *prefix) {
 
 /* == 2. Network ===================================================================================
  *
- * Two queues of bytes, one each way. The socket never blocks, select() does the waiting: a client
- * that waits in send(), for a server that waits until its replies are taken, waits for ever. */
+ * The client sends requests while replies arrive. If it waited in send() until the server takes its
+ * requests, and the server waited until the client takes its replies, both would wait for ever. So the
+ * socket never blocks, and the client waits in pselect() only, for both directions at once.
+ *
+ * What cannot be sent yet, and what has not been read yet, is in a queue for each direction:
+ *
+ *     request_queue() --> to_server   --> send() --> the server
+ *        queue_line() <-- from_server <-- recv() <-- the server
+ *
+ * A queue fills at its end and empties at its start:
+ *
+ *     queue.bytes --> [ taken already | in use      | room ]
+ *                      0               start         end    size */
 
 enum {
     REQUEST_MAX = 65536,          /* bytes of a request with its LF */
-    QUEUE_SIZE = 4 * REQUEST_MAX, /* bytes: some of the longest lines */
+    QUEUE_SIZE = 4 * REQUEST_MAX, /* bytes: a few of the longest requests */
     REPLIES_SIZE = 1 << 22,       /* bytes: LIST may name 10,000 users, each 250 bytes long */
+    KEYS_SIZE = 4096,             /* bytes of keys that are typed ahead */
 };
 
 struct queue {
@@ -154,22 +166,31 @@ struct queue {
     size_t size, start, end; /* in use: bytes[start] up to and not including bytes[end] */
 };
 
-static char out_bytes[QUEUE_SIZE], in_bytes[REPLIES_SIZE];
+/* The bytes of all queues. They are static: a page that was never used costs no memory. */
+static struct {
+    char to_server[QUEUE_SIZE];
+    char from_server[REPLIES_SIZE];
+    char from_file[QUEUE_SIZE];
+    char keys[KEYS_SIZE];
+} buffers;
+
+static struct queue to_server = {buffers.to_server, QUEUE_SIZE, 0, 0};
+static struct queue from_server = {buffers.from_server, REPLIES_SIZE, 0, 0};
 
 static struct {
-    int fd;
-    bool ended, quit; /* the server has closed the connection; it was asked to */
-    bool connects;    /* to a mailbox, so that messages may come at any time */
-    bool leaving;     /* has been told that there are no more requests */
-    unsigned long requests, replies;
-    struct queue out, in;
-} server = {.fd = -1, .out = {out_bytes, QUEUE_SIZE, 0, 0}, .in = {in_bytes, REPLIES_SIZE, 0, 0}};
+    int fd;                          /* -1: not connected */
+    bool ended;                      /* the server has closed the connection */
+    bool quitting;                   /* QUIT is the last request, so the server is going to close */
+    bool in_mailbox;                 /* CONNECT was sent: messages may come at any time */
+    bool half_closed;                /* the server knows that no more requests come */
+    unsigned long requests, replies; /* queued and received so far */
+} server = {.fd = -1};
 
 static size_t queue_len(const struct queue *q) {
     return q->end - q->start;
 }
 
-/* Moves what there is to the front, and returns the room behind it. */
+/* Moves the bytes in use to the front, and returns how much room is behind them. */
 static size_t queue_room(struct queue *q) {
     if (q->start > 0)
         memmove(q->bytes, q->bytes + q->start, queue_len(q));
@@ -178,10 +199,17 @@ static size_t queue_room(struct queue *q) {
     return q->size - q->end;
 }
 
-/* The next line of the queue without its LF, which becomes a NUL, or NULL. It's good until
- * queue_room(). */
+/* The caller has made sure that there is room. */
+static void queue_append(struct queue *q, const char *bytes, size_t len) {
+    memcpy(q->bytes + q->end, bytes, len);
+    q->end += len;
+}
+
+/* Takes the next line. A NUL replaces its LF. The line is valid until queue_room() is called. NULL:
+ * there is no whole line. */
 static char *queue_line(struct queue *q, size_t *len) {
-    char *line = q->bytes + q->start, *lf = memchr(line, '\n', queue_len(q));
+    char *line = q->bytes + q->start;
+    char *lf = memchr(line, '\n', queue_len(q));
     if (!lf)
         return NULL;
     *lf = '\0';
@@ -190,108 +218,131 @@ static char *queue_line(struct queue *q, size_t *len) {
     return line;
 }
 
-/* The address of one end of the connection: which is getpeername or getsockname. */
-static const char *server_address(int (*which)(int, struct sockaddr *, socklen_t *)) {
-    static char name[INET6_ADDRSTRLEN + sizeof "[]:65535"];
-    struct sockaddr_storage address;
-    socklen_t len = sizeof address;
-    char host[INET6_ADDRSTRLEN] = "?", port[6] = "?";
-    if (which(server.fd, (struct sockaddr *)&address, &len) == 0)
-        getnameinfo((struct sockaddr *)&address, len, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(name, sizeof name, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
-    return name;
+/* Reads what fits, and returns what read() returns. */
+static ssize_t queue_read(struct queue *q, int fd) {
+    size_t room = queue_room(q);
+    ssize_t n = read(fd, q->bytes + q->end, room);
+    if (n > 0)
+        q->end += (size_t)n;
+    return n;
 }
 
-/* Requests are still to be sent, or replies to come. */
-static bool server_due(void) {
-    return queue_len(&server.out) || server.replies < server.requests;
-}
-
-/* Waits until there is input (-1: don't), the server has sent something, or it takes what there is
- * to send. For a reply, or the end, not longer than --timeout. False: a signal has come. */
-static bool server_wait(int input, fd_set *readable, fd_set *writable, const sigset_t *signals) {
-    struct timespec limit = {options[TIMEOUT].value, 0};
-    bool due = server_due() || server.quit || server.leaving;
-    FD_ZERO(readable);
-    FD_ZERO(writable);
-    if (input >= 0)
-        FD_SET(input, readable);
-    FD_SET(server.fd, readable);
-    if (queue_len(&server.out))
-        FD_SET(server.fd, writable);
-    int ready = pselect((input > server.fd ? input : server.fd) + 1, readable, writable, NULL,
-                        due && limit.tv_sec ? &limit : NULL, signals);
-    if (ready < 0 && errno != EINTR)
-        DIE("pselect: %s", strerror(errno));
-    if (ready == 0)
-        DIE("no reply in %ld s; --timeout sets how long to wait", options[TIMEOUT].value);
-    return ready > 0;
-}
-
+/* POSIX has two names for "nothing for now", and lets a signal interrupt any call. */
 static bool is_later(void) {
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
 }
 
-/* Moves bytes between the queues and the socket, as select() allows. What the server has sent
- * before it went away is read first; sending to it may fail then, and that is not yet the end. */
-static void server_move(const fd_set *readable, const fd_set *writable) {
-    if (FD_ISSET(server.fd, writable)) {
-        ssize_t n = send(server.fd, server.out.bytes + server.out.start, queue_len(&server.out),
-                         MSG_NOSIGNAL);
-        if (n > 0)
-            server.out.start += (size_t)n;
-        if (n < 0 && !is_later()) {
-            (void)shutdown(server.fd, SHUT_WR); /* nothing may follow half a request */
-            server.out.start = server.out.end;
-        }
-    }
-    if (FD_ISSET(server.fd, readable)) {
-        size_t room = queue_room(&server.in);
-        if (room == 0)
-            DIE("the reply does not end; is that a KV/1.0 server?");
-        ssize_t n = recv(server.fd, server.in.bytes + server.in.end, room, 0);
-        if (n > 0)
-            server.in.end += (size_t)n;
-        server.ended = n == 0 || (n < 0 && !is_later());
+/* Requests wait to be sent, or replies are missing, or the server has not closed after a half-close. */
+static bool server_due(void) {
+    return queue_len(&to_server) || server.replies < server.requests || server.half_closed;
+}
+
+/* The client waits for something that the server has to do: to reply, or to close. */
+static bool server_awaited(void) {
+    return server_due() || server.quitting;
+}
+
+/* When send() fails, replies may still wait to be read, so the client goes on reading. But send() may
+ * have sent half of a request, and nothing may follow half of a request. */
+static void server_send(void) {
+    const char *start = to_server.bytes + to_server.start;
+    ssize_t n = send(server.fd, start, queue_len(&to_server), MSG_NOSIGNAL);
+    if (n > 0)
+        to_server.start += (size_t)n;
+    if (n < 0 && !is_later()) {
+        (void)shutdown(server.fd, SHUT_WR);
+        to_server.start = to_server.end;
     }
 }
 
-/* A connection to the address, or -1 with errno. The time limit needs a socket that does not block:
- * connect() begins, select() waits, and SO_ERROR tells how it went (POSIX, connect()). */
-static int server_try(const struct addrinfo *a) {
-    int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol), error = 0, ready = -1;
-    socklen_t len = sizeof error;
+static void server_receive(void) {
+    size_t room = queue_room(&from_server);
+    if (room == 0)
+        DIE("the reply does not end; is that a KV/1.0 server?");
+    ssize_t n = recv(server.fd, from_server.bytes + from_server.end, room, 0);
+    if (n > 0)
+        from_server.end += (size_t)n;
+    else
+        server.ended = n == 0 || !is_later();
+}
+
+/* One turn of the client: waits until the server has sent something, or takes what is in the queue, or
+ * `input` can be read (-1: there is no input). Then moves bytes between the queues and the socket.
+ * --timeout limits the wait when the server is awaited. Returns whether the input can be read. After a
+ * signal, nothing is ready. */
+static bool server_turn(int input, const sigset_t *signals) {
+    fd_set readable, writable;
     struct timespec limit = {options[TIMEOUT].value, 0};
+    bool limited = limit.tv_sec && server_awaited();
+    FD_ZERO(&readable);
+    FD_ZERO(&writable);
+    FD_SET(server.fd, &readable);
+    if (queue_len(&to_server))
+        FD_SET(server.fd, &writable);
+    if (input >= 0)
+        FD_SET(input, &readable);
+    int ready = pselect(FD_SETSIZE, &readable, &writable, NULL, limited ? &limit : NULL, signals);
+    if (ready == 0)
+        DIE("no reply in %ld s; --timeout sets how long to wait", options[TIMEOUT].value);
+    if (ready < 0 && errno != EINTR)
+        DIE_ERRNO("pselect");
+    if (ready < 0)
+        return false;
+    if (FD_ISSET(server.fd, &writable))
+        server_send();
+    if (FD_ISSET(server.fd, &readable))
+        server_receive();
+    return input >= 0 && FD_ISSET(input, &readable);
+}
+
+/* The client has no more requests. If it has opened a mailbox, messages may be on their way, and they
+ * would be lost if the client closed the connection now. So it ends its own direction only. The server
+ * then sends the messages that it has, and closes. */
+static void server_half_close(void) {
+    if (server.half_closed || !server.in_mailbox)
+        return;
+    server.half_closed = true;
+    (void)shutdown(server.fd, SHUT_WR);
+}
+
+/* connect() has no time limit of its own. So the socket does not block: connect() only begins, pselect()
+ * waits until the socket is writable, and SO_ERROR says how it went (POSIX, connect). Returns 0, or an
+ * error number like errno. */
+static int socket_connect(int fd, const struct addrinfo *a) {
+    struct timespec limit = {options[TIMEOUT].value, 0};
+    fd_set writable;
+    int error = 0;
+    socklen_t len = sizeof error;
+    if (fd >= FD_SETSIZE || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+        return EMFILE;
+    if (connect(fd, a->ai_addr, a->ai_addrlen) == 0)
+        return 0;
+    if (errno != EINPROGRESS)
+        return errno;
+    FD_ZERO(&writable);
+    FD_SET(fd, &writable);
+    int ready = pselect(fd + 1, NULL, &writable, NULL, limit.tv_sec ? &limit : NULL, NULL);
+    if (ready == 0)
+        return ETIMEDOUT;
+    if (ready < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+        return errno;
+    return error;
+}
+
+/* Returns a socket that is connected to the address. -1: errno says why there is none. */
+static int server_try(const struct addrinfo *a) {
+    int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
     if (fd < 0)
         return -1;
-    if (fd >= FD_SETSIZE || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
-        error = EMFILE;
-    if (!error && connect(fd, a->ai_addr, a->ai_addrlen) < 0) {
-        fd_set writable;
-        FD_ZERO(&writable);
-        FD_SET(fd, &writable);
-        if (errno == EINPROGRESS)
-            ready = pselect(fd + 1, NULL, &writable, NULL, limit.tv_sec ? &limit : NULL, NULL);
-        if (ready == 0)
-            error = ETIMEDOUT;
-        else if (ready < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
-            error = errno;
-    }
-    if (!error)
+    int error = socket_connect(fd, a);
+    if (error == 0)
         return fd;
     close(fd);
     errno = error;
     return -1;
 }
 
-/* Says that there are no more requests. A kvss that has messages for a mailbox sends them and then
- * closes; if the client closed first, those on their way would be lost. */
-static void server_leave(void) {
-    server.leaving = true;
-    (void)shutdown(server.fd, SHUT_WR);
-}
-
+/* A name may have several addresses: the first one that answers is the server. */
 static void server_connect(void) {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
     const char *host = options[HOST].text;
@@ -308,98 +359,112 @@ static void server_connect(void) {
     freeaddrinfo(found);
 }
 
-/* == 3. Requests =============================================================================== */
+/* == 3. Requests ==================================================================================
+ *
+ * A user leaves out the version and types verbs in any case. The server wants both, so the client adds
+ * the version and makes the verb upper case:
+ *
+ *     get foo   -->   KV/1.0 GET foo
+ *
+ * A line that has a version already is sent as it is. That lets a user see what the server says to a
+ * line that is wrong. */
 
-#define QUIT     "KV/1.0 QUIT\n"
-#define CONNECT  "KV/1.0 CONNECT "
+#define KV       "KV/1.0 "
 #define MANAGE   "MANAGE "
+#define LETTERS  "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 #define TOO_LONG "that is longer than a request can be, 65536 bytes"
 
-/* "WRONG/1.0 GET test" brings a version of its own: letters, a slash, a digit. */
+/* A version is letters, a slash, and a digit. The line "WRONG/1.0 GET test" has one. */
 static bool has_version(const char *line) {
-    const char *slash = line;
-    while (isalpha((unsigned char)*slash))
-        slash++;
-    return slash > line && *slash == '/' && isdigit((unsigned char)slash[1]);
+    size_t letters = strspn(line, LETTERS);
+    return letters > 0 && line[letters] == '/' && isdigit((unsigned char)line[letters + 1]);
 }
 
-/* Of ASCII alone: what is upper case may depend on the language. */
-static void upper_case(char *word, const char *end) {
-    for (; word < end && *word != ' '; word++)
-        if (*word >= 'a' && *word <= 'z')
-            *word = (char)(*word - 'a' + 'A');
-}
-
-/* Queues what was typed as a request, and returns what is wrong with it, or NULL. The verb may be
- * in any case, and so may the one that MANAGE is to run. There is room: at the prompt all has been
- * sent before, and a batch looks. */
-static const char *request_queue(const char *line, size_t len) {
-    (void)queue_room(&server.out); /* at the end, where it is written to */
-    for (; *line == ' '; line++)
-        len--;
-    size_t prefix = has_version(line) ? 0 : strlen("KV/1.0 ");
-    if (prefix + len + 1 > REQUEST_MAX)
-        return TOO_LONG;
-    char *bytes = server.out.bytes + server.out.end, *end = bytes + prefix + len;
-    memcpy(bytes, "KV/1.0 ", prefix);
-    memcpy(bytes + prefix, line, len);
-    *end = '\n';
-    if (prefix)
-        upper_case(bytes + prefix, end);
-    if (prefix && len > strlen(MANAGE) && !memcmp(bytes + prefix, MANAGE, strlen(MANAGE))) {
-        char *space = memchr(bytes + prefix + strlen(MANAGE), ' ', len - strlen(MANAGE));
-        if (space)
-            upper_case(space + 1, end);
+/* Makes the verb upper case. MANAGE PORT COMMAND has a second verb, at the start of COMMAND. Only ASCII
+ * letters change: what toupper() does depends on the language of the user. */
+static void upper_case_verbs(char *verb, const char *end) {
+    bool manages = strncasecmp(verb, MANAGE, strlen(MANAGE)) == 0;
+    int field = 0;
+    for (char *p = verb; p < end; p++) {
+        if (*p == ' ')
+            field++;
+        bool in_verb = field == 0 || (field == 2 && manages);
+        if (in_verb && *p >= 'a' && *p <= 'z')
+            *p -= 'a' - 'A';
     }
-    server.quit = prefix + len + 1 == strlen(QUIT) && !memcmp(bytes, QUIT, strlen(QUIT));
-    server.connects |= !strncmp(bytes, CONNECT, strlen(CONNECT));
-    server.out.end += prefix + len + 1;
+}
+
+/* Makes a request of a line, and queues it. The queue has room for one: a batch waits for room, and
+ * the prompt waits until everything is sent. Returns what is wrong with the line, or NULL. */
+static const char *request_queue(const char *line, size_t len) {
+    while (*line == ' ') {
+        line++;
+        len--;
+    }
+    const char *prefix = has_version(line) ? "" : KV;
+    size_t whole = strlen(prefix) + len + 1;
+    if (whole > REQUEST_MAX)
+        return TOO_LONG;
+    queue_room(&to_server); /* moves the room to the end */
+    char *request = to_server.bytes + to_server.end;
+    queue_append(&to_server, prefix, strlen(prefix));
+    queue_append(&to_server, line, len);
+    queue_append(&to_server, "\n", 1);
+    if (*prefix)
+        upper_case_verbs(request + strlen(KV), request + whole - 1);
+    server.quitting = starts_with(request, KV "QUIT\n");
+    server.in_mailbox |= starts_with(request, KV "CONNECT ");
     server.requests++;
     return NULL;
 }
 
-/* Reads all of stdin, for the value "-". An LF at its end belongs to the file and not the value. */
-static size_t request_read_stdin(char *bytes, size_t size) {
+/* Reads all of stdin, for the value "-". An LF at its end belongs to the file and not to the value. */
+static size_t word_from_stdin(char *bytes, size_t size) {
     size_t len = fread(bytes, 1, size, stdin);
     if (ferror(stdin))
-        DIE("standard input: %s", strerror(errno));
+        DIE_ERRNO("standard input");
     if (len > 0 && bytes[len - 1] == '\n')
         len--;
     return len;
 }
 
-/* Queues the words of the command line as one request, with a space between two. What would break
- * the line, or make other fields of it, is refused before anything is sent. */
+/* Refuses a word that would end the line too early, or would become several fields. */
+static void word_check(const char *word, size_t len, bool may_have_spaces) {
+    if (len == 0)
+        DIE("an empty argument: no field of a request can be empty");
+    if (!may_have_spaces && memchr(word, ' ', len))
+        DIE("'%s' has a space in it, and only a value can", word);
+    if (memchr(word, '\n', len))
+        DIE("a line feed in an argument would end the request there");
+}
+
+/* Queues the words of the command line as one request, with a space between two words. Nothing is sent
+ * before all words are checked. */
 static void request_from_words(char **words) {
-    static char line[2 * REQUEST_MAX];
-    const struct command *command = command_named(words[0]);
-    int without_space = command ? command->words : 2;
+    char line[2 * REQUEST_MAX];
     size_t len = 0;
+    const struct command *command = command_named(words[0]);
+    int without_space = command ? command->words : 2; /* words */
     for (int i = 0; words[i]; i++) {
+        char *word = line + len;
+        size_t size = sizeof line - len;
+        size_t word_len;
         if (len > REQUEST_MAX)
             DIE(TOO_LONG);
-        bool from_stdin = i == without_space && !words[i + 1] && !strcmp(words[i], "-");
-        size_t room = sizeof line - len - 1, n = strlen(words[i]);
-        if (!from_stdin && n > room)
-            DIE(TOO_LONG);
-        char *word = line + len;
-        if (from_stdin)
-            n = request_read_stdin(word, room);
+        if (i == without_space && !words[i + 1] && strcmp(words[i], "-") == 0)
+            word_len = word_from_stdin(word, size - 1);
         else
-            memcpy(word, words[i], n);
-        if (n == 0)
-            DIE("an empty argument: no field of a request can be empty");
-        if (i < without_space && memchr(word, ' ', n))
-            DIE("'%s' has a space in it, and only a value can", words[i]);
-        if (memchr(word, '\n', n))
-            DIE("a line feed in an argument would end the request there");
-        len += n;
-        if (words[i + 1])
-            line[len++] = ' ';
-        else if (word[n - 1] == '\r')
-            DIE("a carriage return at the end would be dropped");
+            word_len = (size_t)snprintf(word, size, "%s", words[i]);
+        if (word_len >= size)
+            DIE(TOO_LONG);
+        word_check(word, word_len, i >= without_space);
+        len += word_len;
+        line[len++] = ' ';
     }
+    len--; /* the last space */
     line[len] = '\0';
+    if (line[len - 1] == '\r')
+        DIE("a carriage return at the end would be dropped");
     const char *wrong = request_queue(line, len);
     if (wrong)
         DIE("%s", wrong);
@@ -407,10 +472,11 @@ static void request_from_words(char **words) {
 
 /* == 4. Replies ===================================================================================
  *
- * The first digit of a reply decides the exit status, so that a script need not read it. A line
- * that begins with 1 is no reply: it's a message, and may come at any time. */
+ * A reply is a line: a code of three digits, its name, and data if there is any. The first digit says
+ * how it went, and decides the exit status, so a script does not have to read the reply. A line that
+ * begins with 1 is no reply: it is a message, and may come at any time. */
 
-/* Counts a reply, and returns the exit status it stands for. */
+/* Counts a reply, and returns the exit status that it stands for. */
 static int reply_status(const char *line, size_t len) {
     if (strspn(line, "0123456789") != 3 || (len > 3 && line[3] != ' '))
         DIE("what came is no reply of KV/1.0; is that kvss?");
@@ -420,57 +486,71 @@ static int reply_status(const char *line, size_t len) {
     return line[0] == '2' ? EXIT_SUCCESS : EXIT_REFUSED;
 }
 
-/* What --value leaves of a line: the data of a 200, the text of a message, or NULL. */
+/* What --value prints of a line: the data of a 200, or the text of a message. NULL: nothing. */
 static const char *reply_value(const char *line) {
-    if (!strncmp(line, "200 OK ", strlen("200 OK ")))
+    if (starts_with(line, "200 OK "))
         return line + strlen("200 OK ");
-    if (strncmp(line, "100 MESSAGE ", strlen("100 MESSAGE ")) != 0)
+    if (!starts_with(line, "100 MESSAGE "))
         return NULL;
-    const char *space = strchr(line + strlen("100 MESSAGE "), ' ');
+    const char *user = line + strlen("100 MESSAGE ");
+    const char *space = strchr(user, ' ');
     return space ? space + 1 : NULL;
 }
 
-/* Prints a reply; with --value, what isn't a success on stderr. */
+/* Prints a reply, and returns its exit status. With --value, stdout gets data only, and a refusal goes
+ * to stderr. */
 static int reply_print(const char *line, size_t len) {
     int status = reply_status(line, len);
-    FILE *to = options[VALUE].value && status != EXIT_SUCCESS ? stderr : stdout;
-    const char *value = options[VALUE].value && status == EXIT_SUCCESS ? reply_value(line) : line;
-    if (!value)
-        return status;
-    fwrite(value, 1, len - (size_t)(value - line), to);
-    fputc('\n', to);
+    const char *shown = line;
+    FILE *to = stdout;
+    if (options[VALUE].value && status == EXIT_SUCCESS)
+        shown = reply_value(line);
+    else if (options[VALUE].value)
+        to = stderr;
+    if (shown) {
+        fwrite(shown, 1, len - (size_t)(shown - line), to);
+        fputc('\n', to);
+    }
     return status;
 }
 
-/* Data that is lost must not look like success. A fflush() that fails sets the error indicator. */
+/* Output that is lost must not look like success. If fflush() fails, it sets the error indicator. */
 static void output_flush(void) {
     (void)fflush(stdout);
     if (ferror(stdout))
-        DIE("standard output: %s", strerror(errno));
+        DIE_ERRNO("standard output");
 }
 
 /* == 5. Batch =====================================================================================
  *
- * Requests go out as long as there is room for them, without waiting for replies; replies come in
- * the order of the requests. One request of the command line is a batch without input. */
-
-static char input_bytes[QUEUE_SIZE];
+ * A batch is pipelined: requests are sent as long as there is room for them, without waiting for the
+ * replies. Replies come in the order of the requests. One request of the command line is a batch
+ * without input.
+ *
+ *     file --> from_file --> lines --> to_server
+ *
+ * The last line of the input may be a QUIT, or a line that is too long. Nothing is sent after it. */
 
 static struct {
-    int fd;                /* -1: there is no more */
-    long long bytes, size; /* read so far, and in all; size 0: not known */
-    unsigned long lines;
-    bool wrong; /* a line of it could not be sent */
-    struct queue in;
-} input = {.fd = -1, .in = {input_bytes, QUEUE_SIZE, 0, 0}};
+    int fd;              /* -1: nothing is left to read */
+    long long size;      /* of the file, in bytes; 0: not known */
+    long long bytes;     /* read so far */
+    unsigned long lines; /* queued so far */
+    bool wrong;          /* a line could not be sent */
+    time_t progress_at;  /* when to show the progress next */
+    bool progress_shown;
+} input = {.fd = -1};
 
-/* Queues the lines that have been read, as far as there is room, and nothing after QUIT. */
+/* One byte is spare: the last line of a file may lack its LF, and gets one. */
+static struct queue from_file = {buffers.from_file, QUEUE_SIZE - 1, 0, 0};
+
+/* Queues the lines that have been read, as long as there is room for the longest request. */
 static void input_queue(void) {
-    const char *wrong = NULL;
-    while (!wrong && !server.quit && queue_room(&server.out) >= REQUEST_MAX) {
+    while (queue_room(&to_server) >= REQUEST_MAX) {
+        const char *wrong = NULL;
         size_t len = 0;
-        char *line = queue_line(&input.in, &len);
-        if (!line && queue_len(&input.in) < REQUEST_MAX)
+        char *line = queue_line(&from_file, &len);
+        if (!line && queue_len(&from_file) < REQUEST_MAX)
             return;
         input.lines++;
         if (len > 0 && line[len - 1] == '\r')
@@ -479,75 +559,77 @@ static void input_queue(void) {
             wrong = TOO_LONG;
         else if (len > 0)
             wrong = request_queue(line, len);
+        if (wrong) {
+            fprintf(stderr, "kvss_client: line %lu: %s\n", input.lines, wrong);
+            input.wrong = true;
+        }
+        if (wrong || server.quitting) {
+            input.fd = -1;
+            from_file.start = from_file.end;
+        }
     }
-    if (wrong)
-        fprintf(stderr, "kvss_client: line %lu: %s\n", input.lines, wrong);
-    if (!wrong && !server.quit)
-        return;
-    input.wrong = wrong != NULL;
-    input.fd = -1;
-    input.in.start = input.in.end;
 }
 
 static void input_read(void) {
-    size_t room = queue_room(&input.in);
-    ssize_t n = read(input.fd, input.in.bytes + input.in.end, room - 1);
+    ssize_t n = queue_read(&from_file, input.fd);
     if (n < 0 && is_later())
         return;
     if (n < 0)
-        DIE("cannot read the requests: %s", strerror(errno));
+        DIE_ERRNO("cannot read the requests");
     input.bytes += n;
-    input.in.end += (size_t)n;
     if (n > 0)
         return;
     input.fd = -1;
-    if (queue_len(&input.in) > 0)
-        input.in.bytes[input.in.end++] = '\n'; /* the last may lack it */
+    if (queue_len(&from_file))
+        queue_append(&from_file, "\n", 1);
 }
 
-/* How far a long load has come, once a second, on a terminal that does not show the replies. */
-static void input_progress(bool last) {
-    static time_t next;
-    static bool shown;
+static void progress_print(const char *end) {
+    long long percent = input.bytes * 100 / input.size;
+    fprintf(stderr, "\r%lu replies, %lld %% of the file%s", server.replies, percent, end);
+}
+
+/* Shows once a second how far a long file has come, on a terminal that does not show the replies. */
+static void progress_show(void) {
     time_t now = time(NULL);
-    if (next == 0)
-        next = now + 1;
-    if (input.size == 0 || !isatty(STDERR_FILENO) || isatty(STDOUT_FILENO) ||
-        (last ? !shown : now < next))
+    bool shows = input.size > 0 && isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO);
+    if (!shows || now < input.progress_at)
         return;
-    next = now + 1;
-    shown = true;
-    fprintf(stderr, "\r%lu replies, %lld %% of the file%s", server.replies,
-            input.bytes * 100 / input.size, last ? "\n" : "");
+    input.progress_at = now + 1;
+    input.progress_shown = true;
+    progress_print("");
 }
 
+/* There is more to read, to queue, to send or to receive. */
 static bool batch_goes_on(void) {
-    return input.fd >= 0 || queue_len(&input.in) || server_due();
+    return input.fd >= 0 || queue_len(&from_file) || server_due();
 }
 
-/* Returns the exit status: that of the worst reply. */
+/* Lines are queued at the end of the turn. A line that stays in from_file then is not whole, or has no
+ * room in to_server, so there is always something to wait for. Returns the exit status. */
 static int batch_run(void) {
     int worst = EXIT_SUCCESS;
-    while (!server.ended && (batch_goes_on() || server.leaving)) {
-        fd_set readable, writable;
+    input.progress_at = time(NULL) + 1;
+    while (!server.ended && batch_goes_on()) {
         size_t len;
-        bool reads = input.fd >= 0 && queue_room(&input.in) > QUEUE_SIZE / 2;
-        if (!server_wait(reads ? input.fd : -1, &readable, &writable, NULL))
-            continue;
-        if (reads && FD_ISSET(input.fd, &readable))
+        char *line;
+        int from = -1;
+        if (input.fd >= 0 && queue_room(&from_file) >= QUEUE_SIZE / 2)
+            from = input.fd;
+        if (server_turn(from, NULL))
             input_read();
-        server_move(&readable, &writable);
-        input_queue(); /* last: what it leaves behind there is no room for, and a reply will come */
-        for (char *line; (line = queue_line(&server.in, &len));)
+        input_queue();
+        while ((line = queue_line(&from_server, &len)))
             if (reply_print(line, len) != EXIT_SUCCESS)
                 worst = EXIT_REFUSED;
         output_flush();
-        input_progress(false);
-        if (server.connects && !server.quit && !server.leaving && !batch_goes_on())
-            server_leave();
+        progress_show();
+        if (!server.quitting && !batch_goes_on())
+            server_half_close();
     }
-    input_progress(true);
-    if (server.ended && !server.quit && (input.fd >= 0 || queue_len(&input.in)))
+    if (input.progress_shown)
+        progress_print("\n");
+    if (server.ended && !server.quitting && (input.fd >= 0 || queue_len(&from_file)))
         DIE("the server closed the connection, and the requests from line %lu on were not sent",
             input.lines + 1);
     if (server.replies < server.requests)
@@ -569,10 +651,14 @@ enum { KEY_BYTES_MAX = 32 }; /* of an escape sequence; past that it is none */
 
 enum { KEY_UP = 256, KEY_DOWN, KEY_LEFT, KEY_RIGHT, KEY_HOME, KEY_END, KEY_DELETE, KEY_NONE };
 
+#define CLEAR_TO_END "\x1b[K"
+
 static struct termios terminal_saved;
 static bool terminal_is_raw;
 static int terminal_columns = 80; /* until the terminal says otherwise */
 static bool terminal_asked;       /* and it has not */
+
+static struct queue keys = {buffers.keys, KEYS_SIZE, 0, 0}; /* not decoded yet */
 
 /* TCSAFLUSH drops what was typed and not read: a late report would end up in the shell. */
 static void terminal_restore(void) {
@@ -861,14 +947,21 @@ static enum typed editor_key(int key) {
 
 /* == 8. Prompt ====================================================================================
  *
- * Two sources at once: keys, and the server, which may close or speak at any time. What it says is
- * shown above the line being typed. While a reply is due, keys wait: so lines that are pasted stand
- * each before its reply. */
+ * The prompt waits for two things at once, for keys and for the server: the server may send a message,
+ * or close, while the user types. What it sends is shown above the line that is being typed.
+ *
+ *     connected to 127.0.0.1:9000 from port 41316; help lists the commands, exit leaves
+ *     KVSS> get foo
+ *     200 OK bar
+ *     KVSS> _
+ *
+ * While a reply is due, keys wait. So when several lines are pasted, each line is followed by its
+ * reply. */
 
-static volatile sig_atomic_t prompt_signal;
+static volatile sig_atomic_t caught_signal; /* 0: none so far */
 
 static void on_signal(int signal) {
-    prompt_signal = signal;
+    caught_signal = signal;
 }
 
 static void prompt_help(void) {
@@ -876,73 +969,80 @@ static void prompt_help(void) {
     help_row("help", "show this");
     help_row("exit", "leave; so does Ctrl-D");
     printf("A line with a version of its own, like KV/2.0 GET name, is sent as it is.\n");
-    fflush(stdout);
 }
 
-/* Runs the line. False: it was the last. */
+/* Runs the line that was typed. False: the user leaves. */
 static bool prompt_enter(void) {
-    const char *wrong = editor.full ? TOO_LONG : NULL;
+    const char *wrong = NULL;
     editor.cursor = editor.len;
-    editor_draw(); /* pasted, it was not shown yet */
+    editor_draw(); /* a line that was pasted has not been shown yet */
     terminal_put("\n");
     history_add();
-    if (!strcmp(editor.text, "exit"))
+    if (strcmp(editor.text, "exit") == 0)
         return false;
-    if (!strcmp(editor.text, "help"))
+    if (strcmp(editor.text, "help") == 0)
         prompt_help();
-    else if (editor.len > 0 && !wrong)
+    else if (editor.len > 0 && !editor.full)
         wrong = request_queue(editor.text, editor.len);
+    if (editor.full)
+        wrong = TOO_LONG;
     if (wrong)
-        printf("%s\n", wrong);
+        puts(wrong);
     fflush(stdout);
     editor_set("");
     terminal_ask();
     return true;
 }
 
-/* Shows the replies that have come. A value can hold an escape sequence, which is not for the
- * terminal: control characters are shown as \xNN, those of the second set too (C2 80 to C2 9F). */
+/* A value may hold an escape sequence, and the terminal must not obey it. So control characters are
+ * shown as \xNN, those of the second set (U+0080 to U+009F, which is C2 80 to C2 9F) too. */
+static void prompt_print(const char *line, size_t len) {
+    bool second = false; /* the second byte of such a character */
+    for (size_t i = 0; i < len; i++) {
+        unsigned char byte = (unsigned char)line[i];
+        bool first = byte == 0xC2 && (unsigned char)line[i + 1] < 0xA0;
+        if (first || second || byte < 0x20 || byte == 0x7F)
+            printf("\\x%02X", byte);
+        else
+            putchar(byte);
+        second = first;
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
+/* Shows the replies and messages that have come. */
 static void prompt_replies(void) {
     size_t len;
-    for (char *line; (line = queue_line(&server.in, &len));) {
-        terminal_put("\r\x1b[K");
+    char *line;
+    while ((line = queue_line(&from_server, &len))) {
+        terminal_put("\r" CLEAR_TO_END);
         reply_status(line, len);
-        for (size_t i = 0; i < len; i++) {
-            unsigned char byte = (unsigned char)line[i], next = (unsigned char)line[i + 1];
-            bool second = byte == 0xC2 && next < 0xA0;
-            bool hidden = byte < 0x20 || byte == 0x7F || second;
-            printf(hidden ? "\\x%02X" : "%c", byte);
-            if (second && ++i < len)
-                printf("\\x%02X", next);
-        }
-        printf("\n");
-        fflush(stdout);
+        prompt_print(line, len);
     }
 }
 
-static const int prompt_stops[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP};
+static const int prompt_stops[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, 0};
 
-enum { PROMPT_STOPS = sizeof prompt_stops / sizeof *prompt_stops };
-
-/* Blocks the signals, which pselect() lets in while it waits. */
+/* Blocks the signals. They come while pselect() waits, and at no other time. */
 static void prompt_signals(void) {
-    struct sigaction obey = {.sa_handler = on_signal};
+    struct sigaction caught = {.sa_handler = on_signal};
     sigset_t blocked;
     sigemptyset(&blocked);
-    for (int i = 0; i < PROMPT_STOPS; i++) {
-        sigaddset(&blocked, prompt_stops[i]);
-        sigaction(prompt_stops[i], &obey, NULL);
+    for (const int *stop = prompt_stops; *stop; stop++) {
+        sigaddset(&blocked, *stop);
+        sigaction(*stop, &caught, NULL);
     }
     sigprocmask(SIG_BLOCK, &blocked, NULL);
 }
 
-/* Lets a signal do what it does, with the terminal restored. Only Ctrl-Z comes back from it:
- * when the client goes on, or where nobody could make it go on, at once (POSIX: orphaned process
- * group). */
+/* Restores the terminal, and lets the signal do what it does by default. Most signals end the client.
+ * After Ctrl-Z it goes on when the user continues it, or at once if no shell could continue it (POSIX:
+ * orphaned process group). */
 static void prompt_obey(int signal) {
     struct sigaction usual = {.sa_handler = SIG_DFL};
     sigset_t set;
-    prompt_signal = 0;
+    caught_signal = 0;
     terminal_restore();
     sigaction(signal, &usual, NULL);
     raise(signal);
@@ -954,73 +1054,93 @@ static void prompt_obey(int signal) {
     terminal_ask();
 }
 
-static struct {
-    size_t len;
-    char bytes[4096];
-} keys;
-
-/* For a reply, or for the end of the connection. */
-static bool prompt_waits(void) {
-    return server_due() || server.quit;
+/* False: the user leaves. */
+static bool prompt_key(int key) {
+    if (key == '\r' || key == '\n')
+        return prompt_enter();
+    if (key == ('D' & CTRL) && editor.len == 0)
+        return false;
+    editor_key(key);
+    return true;
 }
 
-/* Takes the keys that have come, until a line has been sent. False: the user leaves. */
+/* Runs the keys that have come, until a line has been sent. False: the user leaves. */
 static bool prompt_keys(void) {
-    while (keys.len > 0 && !prompt_waits()) {
+    while (queue_len(&keys) && !server_awaited()) {
         int key;
-        size_t used = key_decode(keys.bytes, keys.len, &key);
+        size_t used = key_decode(keys.bytes + keys.start, queue_len(&keys), &key);
         if (used == 0)
             return true;
-        memmove(keys.bytes, keys.bytes + used, keys.len -= used);
-        enum typed typed = editor_key(key);
-        if (typed == LEAVING || (typed == ENTERED && !prompt_enter()))
+        keys.start += used;
+        if (!prompt_key(key))
             return false;
     }
     return true;
 }
 
-/* False: the terminal is gone. It says so by nothing to read, as above, but has no settings
- * either. */
+/* Nothing to read can have two reasons: Ctrl-C took the keys back, see terminal_raw(), or the terminal
+ * is gone. A terminal that is gone has no settings either. False: it is gone. */
 static bool prompt_read(void) {
     struct termios settings;
-    ssize_t n = read(STDIN_FILENO, keys.bytes + keys.len, sizeof keys.bytes - keys.len);
-    if (n > 0)
-        keys.len += (size_t)n;
-    return n > 0 || (n == 0 ? tcgetattr(STDIN_FILENO, &settings) == 0 : is_later());
+    ssize_t n = queue_read(&keys, STDIN_FILENO);
+    if (n < 0)
+        return is_later();
+    return n > 0 || tcgetattr(STDIN_FILENO, &settings) == 0;
 }
 
+/* One end of the connection, in digits: `get_end` is getpeername or getsockname. */
+struct address {
+    char host[INET6_ADDRSTRLEN], port[6];
+};
+
+static struct address address_of(int (*get_end)(int, struct sockaddr *, socklen_t *)) {
+    struct address a = {"?", "?"};
+    struct sockaddr_storage bytes;
+    socklen_t len = sizeof bytes;
+    if (get_end(server.fd, (struct sockaddr *)&bytes, &len) == 0)
+        getnameinfo((struct sockaddr *)&bytes, len, a.host, sizeof a.host, a.port, sizeof a.port,
+                    NI_NUMERICHOST | NI_NUMERICSERV);
+    return a;
+}
+
+static void prompt_greet(void) {
+    struct address peer = address_of(getpeername), own = address_of(getsockname);
+    printf(strchr(peer.host, ':') ? "connected to [%s]:%s" : "connected to %s:%s", peer.host,
+           peer.port);
+    printf(" from port %s; help lists the commands, exit leaves\n", own.port);
+    fflush(stdout);
+}
+
+/* Returns the exit status. If all characters of the locale are single bytes, it has no UTF-8, and
+ * C.UTF-8 takes its place. */
 static int prompt_run(void) {
+    bool stays = true; /* the user has not left */
     sigset_t none;
     sigemptyset(&none);
     prompt_signals();
     if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1)
         setlocale(LC_CTYPE, "C.UTF-8");
     atexit(terminal_restore);
-    printf("connected to %s", server_address(getpeername));
-    printf(" from port %s; help lists the commands, exit leaves\n",
-           strrchr(server_address(getsockname), ':') + 1);
-    fflush(stdout);
+    prompt_greet();
     terminal_raw();
     terminal_ask();
-    for (bool stays = true; !server.ended && (stays || server.leaving);) {
-        fd_set readable, writable;
-        bool reads = stays && !prompt_waits();
-        if (reads)
+    while (!server.ended && (stays || server.half_closed)) {
+        int from = -1;
+        if (stays && !server_awaited()) {
             editor_draw();
-        if (server_wait(reads ? STDIN_FILENO : -1, &readable, &writable, &none)) {
-            if (reads && FD_ISSET(STDIN_FILENO, &readable))
-                stays = prompt_read();
-            server_move(&readable, &writable);
-            prompt_replies();
+            from = STDIN_FILENO;
         }
-        if (prompt_signal)
-            prompt_obey(prompt_signal);
+        if (server_turn(from, &none))
+            stays = prompt_read();
+        prompt_replies();
+        if (caught_signal)
+            prompt_obey(caught_signal);
         stays = stays && prompt_keys();
-        if (!stays && server.connects && !server.leaving)
-            server_leave();
+        if (!stays)
+            server_half_close();
     }
-    terminal_put("\r\x1b[K");
-    if (server.ended && !server.quit && !server.leaving)
+    terminal_put("\r" CLEAR_TO_END);
+    if (server.ended && !server.quitting && !server.half_closed)
         DIE("the server closed the connection");
     return EXIT_SUCCESS;
 }
