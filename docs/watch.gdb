@@ -9,13 +9,12 @@ set print frame-arguments none
 break loop_accept
 break loop_turn
 break client_read
+break client_run_lines
 break client_answer
-break request_execute
 break command_put
 break command_get
 break command_del
-break log_commit
-commands 1-9
+commands 1-8
     silent
     python print(gdb.selected_frame().name())
     continue
@@ -51,10 +50,10 @@ commands
     continue
 end
 
-break reply_line
+break client_reply
 commands
     silent
-    printf "reply_line          status: "
+    printf "client_reply        status: "
     output r->status
     echo \n
     continue

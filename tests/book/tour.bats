@@ -33,15 +33,15 @@ traces() {
     traces
     make -s -C "$COPY" "$(sed -n 's/^\$ make \(CFLAGS=.*\)/\1/p' "$ROOT/docs/tour.md")" kvss
     KVSS=$COPY/kvss serve 4>&- 5>&- # or its descriptors have other numbers
-    connect
-    says "$FD" 'KV/1.0 PUT course networks' '201 CREATED'
+    connect one
+    says one 'KV/1.0 PUT course networks'
+    hears one '201 CREATED'
     # shellcheck disable=SC2016 # these are backquotes of Markdown
     command=$(grep -o '`print [^`]*' "$ROOT/docs/tour.md" | tr -d '`')
     run gdb -nx -batch -p "$PID" -ex "$command"
-    hang_up "$FD"
     [[ $output != *'Operation not permitted'* ]] || skip "here gdb must not attach to a program"
     echo "$output"
-    [[ $output == *' = {phase = OPEN, wire = LINES, '*'name = "127.0.0.1:'* ]]
+    [[ $output == *' = {phase = OPEN, '*'name = "127.0.0.1:'* ]]
 }
 
 @test "docs/chapters: every command does what the pages show" {
@@ -55,13 +55,22 @@ traces() {
     done
 }
 
-@test "docs/tour.md stops at each chapter of kvss.c, in the numbers of its contents" {
-    local name number
-    while read -r name number; do
+# contents: the chapters in the head of kvss.c, a line each: the number, and the name.
+contents() {
+    sed '/\*\/$/q' "$ROOT/kvss.c" | grep -oE '[0-9]+\. [A-Z][a-z]+( [a-z]+)? {2}' | sed 's/\./ /; s/  */ /g; s/ $//'
+}
+
+@test "docs/tour.md names each chapter of kvss.c, by the number that it has in the contents and in its head" {
+    local name number count=0
+    while read -r number name; do
+        count=$((count + 1))
+        grep -q "^/\* == $number\. $name =" "$ROOT/kvss.c" ||
+            { echo "chapter $number of kvss.c is not $name" >&2; false; }
         grep -q "$name (chapter $number)\|(chapter $number, $name)" "$ROOT/docs/tour.md" ||
             { echo "where is chapter $number, $name?" >&2; false; }
-    done < <(sed -n 's/^ \* *\([0-9]*\)\. \([A-Z][a-z]*\) .*/\2 \1/p' "$ROOT/kvss.c")
-    [ "$(grep -o 'chapter [0-9][0-9]*' "$ROOT/docs/tour.md" | sort -u | wc -l)" = 18 ]
+    done < <(contents)
+    [ $count -ge 21 ]
+    [ "$(grep -o 'chapter [0-9][0-9]*)' "$ROOT/docs/tour.md" | sort -u | wc -l)" -ge 20 ]
 }
 
 # functions: each line of stdin names one that is in kvss.c, and there are more than $1.
@@ -77,15 +86,15 @@ functions() {
 @test "functions that these pages name are in kvss.c" {
     # shellcheck disable=SC2016 # these are backquotes of Markdown
     grep -oh '`[a-z]*_[a-z_]*()`' "${PAGES[@]}" | tr -d '`()' | functions 40
-    sed -n 's/.*class="name"[^>]*>\([a-z_]*\)().*/\1/p' "$ROOT/docs/figures/tour-loop.svg" | functions 5
+    sed -n 's/.*class="name"[^>]*>\([a-z_]*\)().*/\1/p' "$ROOT/docs/figures/tour-loop.svg" | functions 4
     sed -n 's/^break //p' "$ROOT/docs/watch.gdb" | functions 10
 }
 
-@test "tests that the chapters name are there" {
+@test "tests that the chapters name, or a part of their names, are there" {
     local title count=0
     while IFS= read -r title; do
         count=$((count + 1))
-        grep -qF "@test \"$title\" {" "$ROOT"/tests/*.bats || { echo "no: $title" >&2; false; }
+        cat "$ROOT"/tests/{,hostile/}*.bats | grep '^@test ' | grep -qF -e "$title" || { echo "no: $title" >&2; false; }
     done < <(sed -n 's/^  \*\(.*\)\*$/\1/p' "$ROOT"/docs/chapters/*.md)
     [ $count -gt 15 ]
 }
@@ -111,7 +120,7 @@ functions() {
 }
 
 @test "docs/figures/tour-buffers.svg has the sizes that the buffers have" {
-    [ "$(grep -o '[0-9]*,[0-9]* bytes' "$ROOT/docs/figures/tour-buffers.svg" | tr -d , | paste -s -d ' ')" = \
-        "$(sed -n 's/^enum { REQUEST_MAX = \([0-9]*\) .*/\1/p' "$ROOT/kvss.c") bytes $(
-            sed -n 's/^enum { BUF_SIZE = \([0-9]*\) .*/\1/p' "$ROOT/kvss.c") bytes" ]
+    size() { sed -n "s/^    $1 = \([0-9]*\), .*/\1/p" "$ROOT/kvss.c"; }
+    same "$(size REQUEST_MAX) bytes $(($(size OUTPUT_MAX) + $(size REPLY_MAX))) bytes" \
+        "$(grep -o '[0-9]*,[0-9]* bytes' "$ROOT/docs/figures/tour-buffers.svg" | tr -d , | paste -s -d ' ')"
 }
