@@ -39,7 +39,7 @@ costs() {
     change "$2"
     run bats --tap ${QUICK:+--filter "$(IFS='|'; echo "${*:3}")"} "$ROOT/tests/public/$group.bats"
     echo "$output"
-    same "$2" "$(printf '%s\n' "${@:3}")" \
+    same "$(printf '%s\n' "${@:3}")" \
         "$(sed -n 's/^not ok [0-9]* \[[0-9]*\] //p' <<<"$output" |
             grep -v -e '^STATS' -e '^QUIT: 200' -e 'never ended')"
 }

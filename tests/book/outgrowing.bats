@@ -29,8 +29,7 @@ needs() {
 background() {
     bash -c 'trap "kill \$!; wait; exit 0" TERM; "$@" & wait' - "$@" \
         >"$BATS_TEST_TMPDIR/background" 2>&1 3>&- &
-    PID=$!
-    SERVERS+=("$PID")
+    PID=$! SERVERS[$!]=$!
 }
 
 # free_port: one that nobody has now. Sets PORT.
@@ -99,7 +98,7 @@ moves_to() {
     random_data
     SOCKET=$BATS_TEST_TMPDIR/socket
     background "$1-server" --port 0 --unixsocket "$SOCKET" --save '' --dir "$BATS_TEST_TMPDIR"
-    wait_until 10 "$1-cli" -s "$SOCKET" ping 2>/dev/null
+    wait_until "$1-cli" -s "$SOCKET" ping 2>/dev/null
     same_with_every_awk
     run bash -c "cd '$COPY'; redis-cli() { command $1-cli -s '$SOCKET' \"\$@\"; }
         $(block docs/outgrowing.md redis)"
@@ -175,7 +174,7 @@ END
         --advertise-client-urls "$server" --listen-peer-urls "$peer" \
         --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer"
     export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=$server
-    wait_until 20 etcdctl endpoint health
+    wait_until etcdctl endpoint health
     (cd "$COPY" && eval "$(block docs/outgrowing.md etcd)") >/dev/null
     PORT=$kvss
     while IFS= read -r name; do
@@ -203,7 +202,7 @@ END
     block docs/outgrowing.md tls | ours | sed 's/^socat/exec socat/' >tls.sh
     background bash -e tls.sh
     connects() { (exec 4<>"/dev/tcp/127.0.0.1/$TLS_PORT") 2>/dev/null; }
-    wait_until 60 connects
+    wait_until connects
     client=$(block docs/outgrowing.md tls-client | ours)
     run bash -c "$client"
     echo "$output"

@@ -45,8 +45,8 @@ sections() {
 
 @test "both pages have the same questions, commands and outputs" {
     [ "$(sections $ENGLISH)" = "$(seq -f '%g.' 1 9)" ]
-    same questions "$(sections $ENGLISH)" "$(sections $VIETNAMESE)"
-    same blocks "$(blocks $ENGLISH)" "$(blocks $VIETNAMESE)"
+    same "$(sections $ENGLISH)" "$(sections $VIETNAMESE)"
+    same "$(blocks $ENGLISH)" "$(blocks $VIETNAMESE)"
     [ "$(blocks $ENGLISH | wc -l)" -gt 100 ]
 }
 
@@ -61,30 +61,29 @@ sections() {
     done <"$BATS_TEST_TMPDIR/functions"
     # For each question the same ones, though a sentence may need them in another order.
     each() { sections "$1" "$pattern" | awk '/^[0-9]/ { n = $1; next } { print n, $0 }' | sort -u; }
-    same functions "$(each $ENGLISH)" "$(each $VIETNAMESE)"
+    same "$(each $ENGLISH)" "$(each $VIETNAMESE)"
 }
 
 @test "both pages answer each question in the same four steps" {
     # steps NAME...: for each question, these.
     steps() { for n in {1..9}; do printf '%s\n' "$n." "${@/#/**}"; done | sed 's/^\*\*.*/&.**/'; }
-    same English "$(sections $ENGLISH '^[*][*][^*]+[*][*]')" \
-        "$(steps Try Meaning 'In kvss.c' 'Next question')"
-    same Vietnamese "$(sections $VIETNAMESE '^[*][*][^*]+[*][*]')" \
-        "$(steps Thử 'Ý nghĩa' 'Trong kvss.c' 'Câu hỏi tiếp theo')"
+    same "$(steps Try Meaning 'In kvss.c' 'Next question')" "$(sections $ENGLISH '^[*][*][^*]+[*][*]')"
+    same "$(steps Thử 'Ý nghĩa' 'Trong kvss.c' 'Câu hỏi tiếp theo')" \
+        "$(sections $VIETNAMESE '^[*][*][^*]+[*][*]')"
 }
 
 @test "both pages lead to the same places" {
     # leads PAGE: from there, each to the other language in its first lines.
     leads() { tail -n +4 "$ROOT/$1" | grep -o ']([^)#]*' | sed 's/^](//' | sort -u; }
     [ "$(leads $ENGLISH | wc -l)" -ge 5 ]
-    same links "$(leads $ENGLISH | sed 's|^|../|')" "$(leads $VIETNAMESE)"
+    same "$(leads $ENGLISH | sed 's|^|../|')" "$(leads $VIETNAMESE)"
 }
 
 @test "docs/kvss.proto: protoc takes it, and it has a call for each verb" {
     tools
     cd "$ROOT"
     protoc --descriptor_set_out=/dev/null docs/kvss.proto
-    same calls "$(printf '%s\n' PUT GET DEL STATS CREATE DELETE LIST SEND CONNECT)" \
+    same "$(printf '%s\n' PUT GET DEL STATS CREATE DELETE LIST SEND CONNECT)" \
         "$(sed -n 's/^  rpc \([A-Za-z]*\)(.*/\1/p' docs/kvss.proto | tr '[:lower:]' '[:upper:]')"
 }
 
@@ -105,21 +104,21 @@ shape() {
     tcpdump -i lo -U --immediate-mode -Z root -w "$capture" "tcp port $PORT" 2>"$capture.log" 3>&- &
     dumper=$!
     listening() { dead $dumper || grep -q 'listening on' "$capture.log"; }
-    wait_until 20 listening
+    wait_until listening
     ! dead $dumper || skip "tcpdump may not capture here"
     captured() { shape "$capture" "$PORT" | grep -q "$1"; }
     mkfifo "$BATS_TEST_TMPDIR/fifo"
     talk <"$BATS_TEST_TMPDIR/fifo" >/dev/null 3>&- &
     exec 8>"$BATS_TEST_TMPDIR/fifo"
     printf 'KV/1.0 PUT ci' >&8
-    wait_until 20 captured 'PUT ci$'
+    wait_until captured 'PUT ci$'
     printf 'ty Hanoi\nKV/1.0 GET city\n' | cat >&8
-    wait_until 20 captured '200 OK' # a FIN before that would be captured before it
+    wait_until captured '200 OK' # a FIN before that would be captured before it
     exec 8>&-
     wait $!
     over() { [ "$(shape "$capture" "$PORT" | grep -c ' 0 1 *$')" = 2 ]; }
-    wait_until 20 over
+    wait_until over
     kill $dumper
     wait $dumper || :
-    same capture "$(shape "$ROOT/docs/figures/questions.pcap" 9000)" "$(shape "$capture" "$PORT")"
+    same "$(shape "$ROOT/docs/figures/questions.pcap" 9000)" "$(shape "$capture" "$PORT")"
 }

@@ -26,7 +26,7 @@ setup() { fresh_copy; }
     eval "$(block docs/running.md install)" >said
     program=$(sed -n 's/^ExecStart=\([^ ]*\) .*/\1/p' "$system/etc/systemd/system/kvss.service")
     "$system$program" --version
-    same said $'systemctl enable --now kvss\njournalctl -u kvss' "$(tail -n 2 said)"
+    same $'systemctl enable --now kvss\njournalctl -u kvss' "$(tail -n 2 said)"
 }
 
 @test "docs/kvss.service: systemd takes it, and kvss its options" {

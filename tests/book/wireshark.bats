@@ -115,13 +115,13 @@ LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
     command=${command/9000/$PORT}
     bash -c "sudo() { exec \"\$@\"; }; ${command/\/tmp\/mine/$MADE}" 2>"$MADE.log" 3>&- &
     capture=$!
-    SERVERS+=("$capture")
+    SERVERS[capture]=$capture
     # It says that it does before it does.
     captured() {
         grep -q '^Capturing on' "$MADE.log" && ask 'KV/1.0 GET foo' >"$MADE.reply" &&
             told "$MADE.pcapng" -o "kv.ports:$PORT" | grep -q '^GET foo | 404 NOT_FOUND | $'
     }
-    wait_until 20 captured
+    wait_until captured
     stop $capture
 }
 
@@ -144,15 +144,15 @@ LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
             $4 == server { print "client" }')" ]
     }
     serve
-    connect
-    says "$FD" 'KV/1.0 QUIT' '200 OK bye'
-    timeout 200 cat <&"$FD"
-    hang_up "$FD"
-    wait_until 20 waits server
+    connect one
+    says one 'KV/1.0 QUIT'
+    hears one '200 OK bye'
+    closed one
+    wait_until waits server
     serve
-    connect
-    hang_up "$FD"
-    wait_until 20 waits client
+    connect two
+    hang_up two
+    wait_until waits client
 }
 
 # told FILE: the lines of each connection, as the Info column tells them.
@@ -174,7 +174,7 @@ told() {
     done
     mergecap -a -w "$MADE.pcap" "$MADE".1*.pcap
     told "$MADE.pcap" | sort | uniq -c >"$MADE.told"
-    same sessions \
+    same \
         "$((${#requests} - 1)) PUT kéy vàlue  | GET kéy |  | KV/2.0 GET x | QUIT | " \
         "$(sed 's/^ *//' "$MADE.told")"
 }
@@ -217,8 +217,8 @@ told() {
     for order in '1 1 2 2 3 3 4 4' '1 2 3 4 2 3' '1 2 4 3' '1 3 2 4' '1 4 3 2 4'; do
         read -r -a parts <<<"$order"
         mergecap -a -w "$MADE.mixed" "${parts[@]/#/$MADE.part.}"
-        same "in the order $order" 'GET a | PUT a 1 | GET a | DEL a | ' \
-            "$(told "$MADE.mixed" -o tcp.reassemble_out_of_order:TRUE)"
+        same 'GET a | PUT a 1 | GET a | DEL a | ' \
+            "$(told "$MADE.mixed" -o tcp.reassemble_out_of_order:TRUE)" "in the order $order"
     done
 }
 
@@ -233,10 +233,10 @@ told() {
             connection "$MADE.pcap"
         fields "$MADE.pcap" 'kv.long_line kv.verb kv.key'
     }
-    same 65,536 '|PUT+GET|k+k' "$(long 65536 '')"
-    same 65,537 '1|PUT+GET|k+k' "$(long 65537 '')"
-    same '65,537 with its CR' '1|PUT+GET|k+k' "$(long 65536 '\r')"
-    same 70,000 '1|PUT+GET|k+k' "$(long 70000 '')"
+    same '|PUT+GET|k+k' "$(long 65536 '')"
+    same '1|PUT+GET|k+k' "$(long 65537 '')"
+    same '1|PUT+GET|k+k' "$(long 65536 '\r')"
+    same '1|PUT+GET|k+k' "$(long 70000 '')"
 }
 
 @test "what kvss refuses for its version or its bytes is flagged, and nothing else" {
@@ -287,7 +287,7 @@ told() {
 @test "control characters are shown escaped, and text as it is" {
     segment I 'KV/1.0 GET \x1b[31m\\\nKV/1.0 GET \xc2\x9b31m\nKV/1.0 GET Hà\n' |
         connection "$MADE.pcap"
-    same escaped 'GET \x1B[31m\x5C | GET \xC2\x9B31m | GET Hà | ' "$(told "$MADE.pcap")"
+    same 'GET \x1B[31m\x5C | GET \xC2\x9B31m | GET Hà | ' "$(told "$MADE.pcap")"
 }
 
 @test "replies that are none are flagged" {
@@ -301,15 +301,15 @@ told() {
     { segment I 'KV/1.0 GET a\n'; segment O '200 OK 1\n'; } >"$MADE.hex"
     text2pcap -q -D -T 50000,9100 "$MADE.hex" "$MADE.pcap"
     [ -z "$(told "$MADE.pcap")" ]
-    same preference 'GET a | 200 OK 1 | ' "$(told "$MADE.pcap" -o kv.ports:9000,9100-9101)"
-    same 'Decode As' 'GET a | 200 OK 1 | ' "$(told "$MADE.pcap" -d tcp.port==9100,kv)"
+    same 'GET a | 200 OK 1 | ' "$(told "$MADE.pcap" -o kv.ports:9000,9100-9101)"
+    same 'GET a | 200 OK 1 | ' "$(told "$MADE.pcap" -d tcp.port==9100,kv)"
     connection "$MADE.9000" <"$MADE.hex"
     [ -z "$(told "$MADE.9000" -o kv.ports:9100)" ]
 }
 
 @test "without reassembly, a part of a line is shown as it is" {
     { segment I 'KV/1.0 PUT a 1\nKV/1.0 PU'; segment I 'T b 2\n'; } | connection "$MADE.pcap"
-    same parts 'PUT a 1 | PU | T b 2 | ' "$(told "$MADE.pcap" -o tcp.desegment_tcp_streams:FALSE)"
+    same 'PUT a 1 | PU | T b 2 | ' "$(told "$MADE.pcap" -o tcp.desegment_tcp_streams:FALSE)"
 }
 
 @test "kvss.lua is sound" {
