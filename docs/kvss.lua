@@ -58,7 +58,7 @@ local function is_text(line)
     return not line:find("[\0\x80-\xFF]")
 end
 
--- As the log of kvss shows what clients send: no control character reaches the terminal, and none
+-- As kvss shows on stderr what clients send: no control character reaches the terminal, and none
 -- of the second set (U+0080 to U+009F).
 local function shown(line)
     local wide = is_text(line) and not line:find("\xC2[\x80-\x9F]")
