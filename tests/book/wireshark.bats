@@ -151,6 +151,8 @@ LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
     wait_until waits server
     serve
     connect two
+    says two 'KV/1.0 GET nothing'
+    hears two '404 NOT_FOUND' # it is connected
     hang_up two
     wait_until waits client
 }
