@@ -195,6 +195,10 @@ described_in() {
         "$(sed -n 's/^| `\([1-5][0-9]* [A-Z_]*\)`.*/\1/p' "$ROOT/docs/protocol.md")"
 }
 
+@test "docs/protocol.md is about this version" {
+    grep -q "This is what $("$KVSS" --version) does" "$ROOT/docs/protocol.md"
+}
+
 @test "docs/protocol.md has a section for each request of --help" {
     "$KVSS" --help | sed -n 's/^  KV\/1\.0 \([A-Z]*\).*/\1/p' >"$BATS_TEST_TMPDIR/verbs"
     [ -s "$BATS_TEST_TMPDIR/verbs" ]

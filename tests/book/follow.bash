@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2153 # LINE and PORT are set by the helper
 # To follow a page of the documentation as a reader would: type what it shows, and compare what is printed
 # with what it shows.
 

@@ -2,7 +2,7 @@
 # docs/outgrowing.md: a store that moves to other servers has the same keys, values and deadlines
 # there.
 
-# shellcheck disable=SC2153,SC2016 # PORT is set by serve; $3 is a word of Redis
+# shellcheck disable=SC2034,SC2153,SC2016 # SERVERS is the helper's, PORT is set by serve; $3 is a word of Redis
 load ../helper
 load follow
 

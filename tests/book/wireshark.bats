@@ -115,6 +115,7 @@ LINES='kv.version kv.verb kv.key kv.value kv.rest kv.status kv.name kv.data'
     command=${command/9000/$PORT}
     bash -c "sudo() { exec \"\$@\"; }; ${command/\/tmp\/mine/$MADE}" 2>"$MADE.log" 3>&- &
     capture=$!
+    # shellcheck disable=SC2034 # the helper ends it
     SERVERS[capture]=$capture
     # It says that it does before it does.
     captured() {
