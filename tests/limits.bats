@@ -238,6 +238,7 @@ full() {
     [ "$STAT" = 0 ]
 }
 
+# bats test_tags=beyond
 @test "out of memory: the server starts again under the same limit, with all that it held" {
     full --data "$BATS_TEST_TMPDIR/data" --fsync no
     stop "$PID"

@@ -81,6 +81,7 @@ bytes_in() {
     [ "$HELD" -lt $((full / 10)) ]
 }
 
+# bats test_tags=beyond
 @test "--long-stats: the session of the other assignment, reply by reply" {
     serve --long-stats
     run ask 'KV/1.0 PUT name John' 'KV/1.0 GET name' 'KV/1.0 PUT name Jane' 'KV/1.0 GET name' 'KV/1.0 DEL name' \

@@ -74,11 +74,8 @@ arrived() {
     # An empty name comes from a script whose variable is not set.
     fails 2 'host: *empty' --host ''
     fails 2 'host: *empty' '' 9000
-    fails 2 'managers: *empty' --managers ''
-    fails 2 'managers: *empty' --managers=
-    fails 2 'data: *empty' --data ''
-    fails 2 'data: *empty' -d ''
-    fails 2 'fsync: *empty' --fsync ''
+    fails 2 'host: *empty' --host=
+    fails 2 'host: *empty' -H ''
     fails 2 '--nonsense: no such option' --nonsense
     fails 2 '--por: no such option' --por 9000
     fails 2 '-x: no such option' -x
@@ -87,6 +84,15 @@ arrived() {
     fails 2 '-p: *missing' -p
     fails 2 '--verbose=yes: *no value' --verbose=yes
     fails 2 '9: ' 127.0.0.1 9000 9
+}
+
+# bats test_tags=beyond
+@test "a bad command line: the name of a file is empty" {
+    fails 2 'managers: *empty' --managers ''
+    fails 2 'managers: *empty' --managers=
+    fails 2 'data: *empty' --data ''
+    fails 2 'data: *empty' -d ''
+    fails 2 'fsync: *empty' --fsync ''
 }
 
 @test "--help shows options, their defaults and requests; --version the version; a full disk is no success" {

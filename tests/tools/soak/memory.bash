@@ -9,7 +9,7 @@ BATS_TEST_TMPDIR=$(mktemp -d /tmp/kvss-memory.XXXXXX)
 # shellcheck source-path=SCRIPTDIR source=../../helper.bash
 source "${BASH_SOURCE[0]%/*}/../../helper.bash"
 trap 'kill "${SERVERS[@]}" 2>/dev/null || :; rm -rf "$BATS_TEST_TMPDIR"' EXIT
-PATIENCE=10 REPLY_WITHIN=600 DATA=$BATS_TEST_TMPDIR/data REPLIES=$BATS_TEST_TMPDIR/replies
+PATIENCE=600 DATA=$BATS_TEST_TMPDIR/data REPLIES=$BATS_TEST_TMPDIR/replies
 [ $# -gt 0 ] || set -- 300000 2097152
 printf '%10s %8s %10s %10s %10s %8s\n' limit/kB value/B --fsync stored there start/ms
 for limit; do
