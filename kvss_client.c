@@ -638,144 +638,186 @@ static int batch_run(void) {
     return input.wrong ? EXIT_NO_REPLY : worst;
 }
 
-/* == 6. Keys ======================================================================================
+/* == 6. Terminal ==================================================================================
  *
- * In raw mode a terminal sends each key at once: a character as its bytes of UTF-8, other keys as
- * control characters or as an escape sequence. ESC [ A, say, is the up arrow (ECMA-48, section 5.4,
- * has the form). Asked with ESC [ 6 n, the terminal reports where the cursor is in the same way;
- * that is how POSIX.1-2008 lets one find out how wide a terminal is. */
+ * As a rule a terminal shows what is typed, and sends a line when the user presses Enter. In raw mode
+ * it sends each key at once, and shows nothing. A character is sent as its bytes of UTF-8. Other keys
+ * are sent as a control character, or as an escape sequence (ECMA-48, section 5.4):
+ *
+ *     ESC [ A          the up arrow: a final byte names the key
+ *     ESC [ 3 ~        Delete: before ~, a digit names the key
+ *     ESC [ 24 ; 80 R  a report: the cursor is in line 24 and column 80
+ *
+ * POSIX.1-2008 has no call for the width of a terminal. So the client moves the cursor far to the
+ * right, and asks for a report with ESC [ 6 n. The column in the report is the width. */
 
-enum { ESC = 0x1B, BACKSPACE = 0x7F, CTRL = 0x1F }; /* 'A' & CTRL is Ctrl-A */
+enum {
+    ESC = 0x1B,
+    BACKSPACE = 0x7F,
+    CTRL = 0x1F,        /* 'A' & CTRL is Ctrl-A */
+    KEY_BYTES_MAX = 32, /* no escape sequence is that long */
+};
 
-enum { KEY_BYTES_MAX = 32 }; /* of an escape sequence; past that it is none */
-
-enum { KEY_UP = 256, KEY_DOWN, KEY_LEFT, KEY_RIGHT, KEY_HOME, KEY_END, KEY_DELETE, KEY_NONE };
+/* The number of a key is its byte. For an escape sequence it is KEY and the byte that names the key. */
+enum {
+    KEY = 256,
+    KEY_UP = KEY + 'A',
+    KEY_DOWN = KEY + 'B',
+    KEY_RIGHT = KEY + 'C',
+    KEY_LEFT = KEY + 'D',
+    KEY_END = KEY + 'F',
+    KEY_HOME = KEY + 'H',
+    KEY_DELETE = KEY + '3',
+};
 
 #define CLEAR_TO_END "\x1b[K"
+#define CLEAR_SCREEN "\x1b[H\x1b[2J"
+#define ASK_WIDTH    "\x1b\x37\x1b[999C\x1b[6n\x1b\x38" /* save, go right, ask, go back */
 
-static struct termios terminal_saved;
-static bool terminal_is_raw;
-static int terminal_columns = 80; /* until the terminal says otherwise */
-static bool terminal_asked;       /* and it has not */
+static struct {
+    struct termios saved; /* its settings before raw mode */
+    bool raw;
+    int columns; /* a guess, until a report has come */
+    bool asked;  /* a report is still to come */
+} terminal = {.columns = 80};
 
 static struct queue keys = {buffers.keys, KEYS_SIZE, 0, 0}; /* not decoded yet */
 
-/* TCSAFLUSH drops what was typed and not read: a late report would end up in the shell. */
+/* A report may come late. TCSAFLUSH drops what was not read, or the shell would get the report. */
 static void terminal_restore(void) {
-    if (terminal_is_raw)
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal_saved);
-    terminal_is_raw = false;
+    if (terminal.raw)
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal.saved);
+    terminal.raw = false;
 }
 
-/* Keys one by one, and no echo; but Ctrl-C and Ctrl-Z are signals as always. With VMIN 0,
- * read() returns where there is nothing: Ctrl-C takes back what was typed before it, even between
- * select(), which promised it, and read(), which would then wait for ever with signals blocked. */
+/* Ctrl-C and Ctrl-Z still make signals (ISIG stays). Ctrl-C also drops the keys that were typed before
+ * it, even after pselect() has said that there are some. read() would then wait for ever, with all
+ * signals blocked. So VMIN is 0, and read() returns if there are no keys. */
 static void terminal_raw(void) {
-    if (tcgetattr(STDIN_FILENO, &terminal_saved) < 0)
-        DIE("tcgetattr: %s", strerror(errno));
-    struct termios raw = terminal_saved;
-    raw.c_iflag &= (tcflag_t) ~(ICRNL | IXON);
-    raw.c_lflag &= (tcflag_t) ~(ICANON | ECHO | IEXTEN);
+    if (tcgetattr(STDIN_FILENO, &terminal.saved) < 0)
+        DIE_ERRNO("tcgetattr");
+    struct termios raw = terminal.saved;
+    raw.c_iflag &= ~(ICRNL | IXON);
+    raw.c_lflag &= ~(ICANON | ECHO | IEXTEN);
     raw.c_cc[VMIN] = 0;
     raw.c_cc[VTIME] = 0;
     if (tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) < 0)
-        DIE("tcsetattr: %s", strerror(errno));
-    terminal_is_raw = true;
+        DIE_ERRNO("tcsetattr");
+    terminal.raw = true;
 }
 
 static void terminal_write(const char *bytes, size_t len) {
     while (len > 0) {
         ssize_t n = write(STDOUT_FILENO, bytes, len);
         if (n < 0 && !is_later())
-            DIE("terminal: %s", strerror(errno));
-        if (n > 0)
-            bytes += n, len -= (size_t)n;
+            DIE_ERRNO("terminal");
+        if (n > 0) {
+            bytes += n;
+            len -= (size_t)n;
+        }
     }
 }
 
-/* Sends an escape sequence, or a text that has no variable part. */
-static void terminal_put(const char *s) {
-    terminal_write(s, strlen(s));
+static void terminal_put(const char *text) {
+    terminal_write(text, strlen(text));
 }
 
-/* Has the terminal report its width: save the cursor, go far right, report, go back. */
 static void terminal_ask(void) {
-    terminal_put("\x1b\x37\x1b[999C\x1b[6n\x1b\x38");
-    terminal_asked = true;
+    terminal_put(ASK_WIDTH);
+    terminal.asked = true;
 }
 
-/* Decodes the key at the front of len bytes. Returns how many bytes it took, or 0 when its end is
- * still to come. */
-static size_t key_decode(const char *p, size_t len, int *key) {
-    static const char finals[] = "ABDCHF"; /* in the order of KEY_UP to KEY_END */
-    static const int numbered[] = {KEY_NONE, KEY_HOME, KEY_NONE, KEY_DELETE, KEY_END,
-                                   KEY_NONE, KEY_NONE, KEY_HOME, KEY_END};
-    *key = (unsigned char)p[0];
+/* Takes the column from a report. Shift-F3 can look like a report, so a report counts only if the
+ * client has asked for it. */
+static void terminal_report(const char *sequence, size_t len) {
+    const char *semicolon = memchr(sequence, ';', len);
+    int columns = semicolon ? atoi(semicolon + 1) : 0;
+    if (columns <= 0 || !terminal.asked)
+        return;
+    terminal.columns = columns;
+    terminal.asked = false;
+}
+
+/* Decodes the first key. Returns how many bytes it took; 0: its end is still to come. */
+static size_t key_decode(const char *bytes, size_t len, int *key) {
+    *key = (unsigned char)bytes[0];
     if (*key != ESC)
         return 1;
-    *key = KEY_NONE;
+    *key = KEY; /* none that has a name */
     if (len < 2)
         return 0;
-    if (p[1] != '[' && p[1] != 'O')
+    if (bytes[1] != '[' && bytes[1] != 'O')
         return 2;
-    size_t n = 2;
-    while (n < len && (p[n] < 0x40 || p[n] == 0x7F))
-        n++;
-    if (n == len)
-        return len < KEY_BYTES_MAX ? 0 : len;
-    const char *final = strchr(finals, p[n]), *second = memchr(p, ';', n);
-    int number = isdigit((unsigned char)p[2]) ? p[2] - '0' : 0;
-    if (final)
-        *key = KEY_UP + (int)(final - finals);
-    if (p[n] == '~' && n == 3 && number <= 8)
-        *key = numbered[number];
-    if (p[n] == 'R' && second && terminal_asked && atoi(second + 1) > 0) {
-        terminal_columns = atoi(second + 1);
-        terminal_asked = false; /* Shift-F3 may look the same */
-    }
-    return n + 1;
+    size_t last = 2;
+    while (last < len && (bytes[last] < 0x40 || bytes[last] == 0x7F))
+        last++;
+    if (last == len && len < KEY_BYTES_MAX)
+        return 0;
+    if (last == len)
+        return len;
+    size_t name = last;
+    if (bytes[last] == '~' && last == 3)
+        name = 2;
+    if (bytes[last] == 'R')
+        terminal_report(bytes, last);
+    *key = KEY + (unsigned char)bytes[name];
+    return last + 1;
 }
 
 /* == 7. Editor ====================================================================================
  *
- * The line being typed. It's edited by character, which in UTF-8 is up to four bytes, and marks
- * that have no width of their own go with the character before. A line too long for the terminal is
- * shown in part, around the cursor. */
+ * The editor holds the line that is being typed. A character of UTF-8 has up to four bytes, and takes
+ * no column, one, or two. A mark without a column of its own, such as an accent, belongs to the
+ * character before it: the cursor never stops between them. If the line is too long for the terminal,
+ * the part around the cursor is shown.
+ *
+ * The history is the lines typed before, the oldest first. Behind them is one place more, for the line
+ * that was being typed when the user pressed up:
+ *
+ *     history:  [0] "put a 1"   [1] "get a"   [2] "del"
+ *                                              '- lines = 2; at = 2: the editor shows this one */
 
-#define PROMPT "KVSS> "
+#define PROMPT         "KVSS> "
+#define PROMPT_COLUMNS 6
 
 enum { HISTORY_MAX = 1000 }; /* lines */
 
-enum typed { TYPING, ENTERED, LEAVING };
-
 static struct {
     char text[REQUEST_MAX];
-    size_t len, cursor;             /* bytes */
-    bool full;                      /* more was typed than fits */
-    char *history[HISTORY_MAX + 1]; /* [lines] is what was being typed when up was pressed */
-    int lines, at;
+    size_t len;    /* bytes */
+    size_t cursor; /* bytes before the cursor */
+    bool full;     /* more was typed than fits */
+    char *history[HISTORY_MAX + 1];
+    int lines; /* of the history */
+    int at;    /* the line of the history that is shown */
 } editor;
 
-/* Returns where the character at i ends, and sets how many columns it takes. */
+/* Returns where the character at i ends, and sets how many columns it takes. A byte that is no
+ * character takes one. */
 static size_t editor_character(size_t i, int *columns) {
     wchar_t character;
-    mbstate_t state;
-    memset(&state, 0, sizeof state);
+    mbstate_t state = {0};
     size_t n = mbrtowc(&character, editor.text + i, editor.len - i, &state);
-    bool valid = n <= editor.len - i; /* 0 is for a NUL, and there is none */
-    *columns = valid ? wcwidth(character) : 1;
-    if (*columns < 0)
-        *columns = 1;
-    return i + (valid ? n : 1);
+    *columns = 1;
+    if (n > editor.len - i)
+        return i + 1;
+    int width = wcwidth(character);
+    if (width >= 0)
+        *columns = width;
+    return i + n;
 }
 
 static int editor_columns(size_t from, size_t to) {
-    int sum = 0, columns;
-    for (size_t i = from; i < to; sum += columns)
-        i = editor_character(i, &columns);
+    int sum = 0;
+    while (from < to) {
+        int columns;
+        from = editor_character(from, &columns);
+        sum += columns;
+    }
     return sum;
 }
 
+/* The end of the character at i, with its marks. */
 static size_t editor_right(size_t i) {
     int columns;
     if (i < editor.len)
@@ -789,10 +831,12 @@ static size_t editor_right(size_t i) {
     return i;
 }
 
+/* The start of the character that ends at i, with its marks. UTF-8 is read forwards only, so each
+ * length is tried, the longest first. */
 static size_t editor_left(size_t i) {
     int columns = 0;
     while (i > 0 && columns == 0) {
-        size_t bytes = i < MB_CUR_MAX ? i : MB_CUR_MAX; /* the longest that could end at i */
+        size_t bytes = i < MB_CUR_MAX ? i : MB_CUR_MAX;
         while (bytes > 1 && editor_character(i - bytes, &columns) != i)
             bytes--;
         i -= bytes;
@@ -801,52 +845,7 @@ static size_t editor_left(size_t i) {
     return i;
 }
 
-/* Draws the prompt and what of the line fits, the cursor in it. A tab is shown as a space. */
-static void editor_draw(void) {
-    static char shown[REQUEST_MAX];
-    int room = terminal_columns - (int)strlen(PROMPT) - 1;
-    bool fits = editor_columns(0, editor.len) <= room;
-    int left = fits || editor.cursor == editor.len ? room : room * 2 / 3; /* of the cursor */
-    size_t from = editor.cursor, n = 0;
-    while (from > 0 && editor_columns(editor_left(from), editor.cursor) <= left)
-        from = editor_left(from);
-    size_t to = editor.cursor;
-    while (to < editor.len && editor_columns(from, editor_right(to)) <= room)
-        to = editor_right(to);
-    for (size_t i = from; i < to; i++)
-        shown[n++] = editor.text[i] == '\t' ? ' ' : editor.text[i];
-    terminal_put("\r" PROMPT);
-    terminal_write(shown, n);
-    n = (size_t)snprintf(shown, sizeof shown, "\x1b[K\r\x1b[%dC",
-                         (int)strlen(PROMPT) + editor_columns(from, editor.cursor));
-    terminal_write(shown, n);
-}
-
-static void editor_set(const char *text) {
-    editor.full = false;
-    editor.len = editor.cursor = strlen(text);
-    memcpy(editor.text, text, editor.len);
-}
-
-static void editor_insert(char byte) {
-    editor.full |= editor.len + 1 >= sizeof editor.text;
-    if (editor.full)
-        return;
-    memmove(editor.text + editor.cursor + 1, editor.text + editor.cursor,
-            editor.len - editor.cursor);
-    editor.text[editor.cursor++] = byte;
-    editor.len++;
-}
-
-/* Deletes from one place to another, and leaves the cursor there. */
-static void editor_delete(size_t from, size_t to) {
-    memmove(editor.text + from, editor.text + to, editor.len - to);
-    editor.len -= to - from;
-    editor.cursor = from;
-}
-
-static size_t editor_word_start(void) {
-    size_t i = editor.cursor;
+static size_t editor_word_start(size_t i) {
     while (i > 0 && editor.text[i - 1] == ' ')
         i--;
     while (i > 0 && editor.text[i - 1] != ' ')
@@ -854,95 +853,155 @@ static size_t editor_word_start(void) {
     return i;
 }
 
-/* Without memory, a line is not remembered; nothing else depends on it. */
-static void history_add(void) {
+/* Draws the prompt and as much of the line as fits, and puts the cursor in its place. If not all fits,
+ * two thirds of the room are for what is left of the cursor. A tab is shown as a space. */
+static void editor_draw(void) {
+    char shown[REQUEST_MAX], end[32];
+    size_t cursor = editor.cursor, from = cursor, to = cursor;
+    int room = terminal.columns - PROMPT_COLUMNS - 1;
+    int left = room;
+    if (cursor < editor.len && editor_columns(0, editor.len) > room)
+        left = room * 2 / 3;
+    while (from > 0 && editor_columns(editor_left(from), cursor) <= left)
+        from = editor_left(from);
+    while (to < editor.len && editor_columns(from, editor_right(to)) <= room)
+        to = editor_right(to);
+    for (size_t i = from; i < to; i++)
+        shown[i - from] = editor.text[i] == '\t' ? ' ' : editor.text[i];
+    int column = PROMPT_COLUMNS + editor_columns(from, cursor);
+    snprintf(end, sizeof end, CLEAR_TO_END "\r\x1b[%dC", column);
+    terminal_put("\r" PROMPT);
+    terminal_write(shown, to - from);
+    terminal_put(end);
+}
+
+static void editor_set(const char *text) {
+    editor.full = false;
+    editor.len = strlen(text);
+    editor.cursor = editor.len;
+    memcpy(editor.text, text, editor.len);
+}
+
+/* Inserts the key, if it is a byte of a text. */
+static void editor_insert(int key) {
+    if (key != '\t' && (key < ' ' || key > 0xFF))
+        return;
+    editor.full |= editor.len + 1 >= sizeof editor.text;
+    if (editor.full)
+        return;
+    char *at = editor.text + editor.cursor;
+    memmove(at + 1, at, editor.len - editor.cursor);
+    *at = (char)key;
+    editor.cursor++;
+    editor.len++;
+}
+
+/* Deletes what is between two places, and leaves the cursor there. */
+static void editor_delete(size_t from, size_t to) {
+    memmove(editor.text + from, editor.text + to, editor.len - to);
+    editor.len -= to - from;
+    editor.cursor = from;
+}
+
+/* Keeps the line that is being typed behind the last line of the history. */
+static void history_keep(void) {
     editor.text[editor.len] = '\0';
-    bool again = editor.lines > 0 && !strcmp(editor.history[editor.lines - 1], editor.text);
-    char *line = editor.len > 0 && !again ? strdup(editor.text) : NULL;
     free(editor.history[editor.lines]);
-    editor.history[editor.lines] = line;
-    if (line && editor.lines == HISTORY_MAX) {
+    editor.history[editor.lines] = strdup(editor.text);
+}
+
+/* Adds the line, unless it is empty, or equal to the line before it. When the history is full, its
+ * oldest line goes. If there is no memory, the line is not added: nothing else depends on it. */
+static void history_add(void) {
+    history_keep();
+    char **added = &editor.history[editor.lines];
+    bool again = editor.lines > 0 && strcmp(added[-1], editor.text) == 0;
+    if (*added && editor.len > 0 && !again)
+        editor.lines++;
+    if (editor.lines > HISTORY_MAX) {
+        editor.lines--;
         free(editor.history[0]);
         memmove(editor.history, editor.history + 1, HISTORY_MAX * sizeof *editor.history);
-        editor.history[HISTORY_MAX] = NULL;
-    } else if (line) {
-        editor.lines++;
+        *added = NULL;
     }
     editor.at = editor.lines;
 }
 
+/* Shows another line of the history. The line being typed is kept behind the last one. */
 static void history_go(int to) {
     if (to < 0 || to > editor.lines)
         return;
-    editor.text[editor.len] = '\0';
-    if (editor.at == editor.lines) {
-        free(editor.history[editor.lines]);
-        editor.history[editor.lines] = strdup(editor.text);
-    }
+    if (editor.at == editor.lines)
+        history_keep();
     if (!editor.history[to])
         return;
     editor_set(editor.history[to]);
     editor.at = to;
 }
 
-static enum typed editor_key(int key) {
+/* A key that moves the cursor, inserts or deletes. Some terminals send a digit for Home and End. */
+static void editor_character_key(int key) {
     size_t at = editor.cursor;
     switch (key) {
-    case '\r':
-    case '\n':
-        return ENTERED;
-    case 'D' & CTRL:
-        if (editor.len == 0)
-            return LEAVING;
-        /* fall through */
-    case KEY_DELETE:
-        editor_delete(at, editor_right(at));
-        break;
-    case 'H' & CTRL:
-    case BACKSPACE:
-        editor_delete(editor_left(at), at);
-        break;
-    case 'B' & CTRL:
     case KEY_LEFT:
+    case 'B' & CTRL:
         editor.cursor = editor_left(at);
         break;
-    case 'F' & CTRL:
     case KEY_RIGHT:
+    case 'F' & CTRL:
         editor.cursor = editor_right(at);
         break;
-    case 'A' & CTRL:
     case KEY_HOME:
+    case KEY + '1':
+    case KEY + '7':
+    case 'A' & CTRL:
         editor.cursor = 0;
         break;
-    case 'E' & CTRL:
     case KEY_END:
+    case KEY + '4':
+    case KEY + '8':
+    case 'E' & CTRL:
         editor.cursor = editor.len;
         break;
-    case 'P' & CTRL:
-    case KEY_UP:
-        history_go(editor.at - 1);
+    case BACKSPACE:
+    case 'H' & CTRL:
+        editor_delete(editor_left(at), at);
         break;
-    case 'N' & CTRL:
-    case KEY_DOWN:
-        history_go(editor.at + 1);
-        break;
-    case 'K' & CTRL:
-        editor.len = at;
-        break;
-    case 'U' & CTRL:
-        editor_delete(0, at);
-        break;
-    case 'W' & CTRL:
-        editor_delete(editor_word_start(), at);
-        break;
-    case 'L' & CTRL:
-        terminal_put("\x1b[H\x1b[2J");
+    case KEY_DELETE:
+    case 'D' & CTRL:
+        editor_delete(at, editor_right(at));
         break;
     default:
-        if (key == '\t' || (key >= ' ' && key <= 0xFF))
-            editor_insert((char)key);
+        editor_insert(key);
     }
-    return TYPING;
+}
+
+/* A key for the history, for a part of the line, or for the screen; or else one of those above. */
+static void editor_key(int key) {
+    switch (key) {
+    case KEY_UP:
+    case 'P' & CTRL:
+        history_go(editor.at - 1);
+        break;
+    case KEY_DOWN:
+    case 'N' & CTRL:
+        history_go(editor.at + 1);
+        break;
+    case 'U' & CTRL:
+        editor_delete(0, editor.cursor);
+        break;
+    case 'K' & CTRL:
+        editor.len = editor.cursor;
+        break;
+    case 'W' & CTRL:
+        editor_delete(editor_word_start(editor.cursor), editor.cursor);
+        break;
+    case 'L' & CTRL:
+        terminal_put(CLEAR_SCREEN);
+        break;
+    default:
+        editor_character_key(key);
+    }
 }
 
 /* == 8. Prompt ====================================================================================
