@@ -232,7 +232,7 @@ static bool is_later(void) {
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
 }
 
-/* Requests wait to be sent, or replies are missing, or the server has not closed after a half-close. */
+/* Requests wait to be sent, replies are missing, or the server has not closed after a half-close. */
 static bool server_due(void) {
     return queue_len(&to_server) || server.replies < server.requests || server.half_closed;
 }
@@ -976,7 +976,7 @@ static void editor_character_key(int key) {
     }
 }
 
-/* A key for the history, for a part of the line, or for the screen; or else one of those above. */
+/* A key for the history, for a part of the line, or for the screen. All other keys are above. */
 static void editor_key(int key) {
     switch (key) {
     case KEY_UP:
@@ -1123,7 +1123,7 @@ static bool prompt_key(int key) {
     return true;
 }
 
-/* Runs the keys that have come, until a line has been sent. False: the user leaves. */
+/* Runs the keys that have come, until the server is awaited. False: the user leaves. */
 static bool prompt_keys(void) {
     while (queue_len(&keys) && !server_awaited()) {
         int key;
@@ -1137,8 +1137,8 @@ static bool prompt_keys(void) {
     return true;
 }
 
-/* Nothing to read can have two reasons: Ctrl-C took the keys back, see terminal_raw(), or the terminal
- * is gone. A terminal that is gone has no settings either. False: it is gone. */
+/* If read() returns nothing, Ctrl-C has dropped the keys, see terminal_raw(), or the terminal is gone.
+ * A terminal that is gone has no settings either. False: it is gone. */
 static bool prompt_read(void) {
     struct termios settings;
     ssize_t n = queue_read(&keys, STDIN_FILENO);
@@ -1147,11 +1147,12 @@ static bool prompt_read(void) {
     return n > 0 || tcgetattr(STDIN_FILENO, &settings) == 0;
 }
 
-/* One end of the connection, in digits: `get_end` is getpeername or getsockname. */
+/* One end of the connection, in digits; "?" if it is not known. */
 struct address {
     char host[INET6_ADDRSTRLEN], port[6];
 };
 
+/* `get_end` is getpeername or getsockname. */
 static struct address address_of(int (*get_end)(int, struct sockaddr *, socklen_t *)) {
     struct address a = {"?", "?"};
     struct sockaddr_storage bytes;
