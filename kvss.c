@@ -4134,14 +4134,14 @@ static void compact_turn(void) {
     bool in_vain = logfile.sync_failed && !compaction.heals;
     if (compaction.phase != RESTING && (in_vain || compaction.lost))
         compact_fail("too much has changed meanwhile");
-    if (compaction.phase != SYNCING)
-        log_sync();
     if (compaction.phase == WRITING)
         compact_poll();
     if (compaction.phase == SYNCING && !logfile.syncing)
         compact_end();
     if (compaction.phase == RESTING && server.now >= compact_from() && compact_is_wanted())
         compact_begin();
+    if (compaction.phase != SYNCING)
+        log_sync();
 }
 
 static uint64_t compact_wake_at(void) {
