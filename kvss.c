@@ -468,7 +468,7 @@ static struct entry **store_find(const struct store *st, uint64_t hash, struct s
 /* Adds a chain, and moves to it what belongs there. If there is no memory, chains get longer. */
 static void store_grow(struct store *st) {
     if (st->chains_len == st->chains_size) {
-        struct entry **larger = realloc(st->chains, 2 * st->chains_size * sizeof *larger);
+        struct entry **larger = realloc(st->chains, sizeof *larger * 2 * st->chains_size);
         if (!larger)
             return;
         st->chains = larger;
@@ -526,8 +526,11 @@ static enum status store_put(struct store *st, uint64_t hash, struct str key, st
     struct entry *e = malloc(offsetof(struct entry, bytes) + key.len + value.len);
     if (!e)
         return SERVER_ERROR;
-    *e = (struct entry){old ? old->next : NULL, (uint32_t)hash, (uint32_t)value.len, 0,
-                        (uint8_t)key.len};
+    e->next = old ? old->next : NULL;
+    e->hash = (uint32_t)hash;
+    e->value_len = (uint32_t)value.len;
+    e->note = 0;
+    e->key_len = (uint8_t)key.len;
     memcpy(e->bytes, key.bytes, key.len);
     memcpy(e->bytes + key.len, value.bytes, value.len);
     *link = e;
