@@ -1922,12 +1922,12 @@ static const struct extension speed_extension = {
 enum slow { NOT_SLOW, SLOW_AUTH, SLOW_LIST, SLOW_KINDS };
 
 static struct {
-    uint64_t runs;                     /* of slow requests so far */
+    uint64_t runs;                     /* slow requests and arrivals so far */
     uint64_t next_at[SLOW_KINDS];      /* none is chosen before */
     int waiting[SLOW_KINDS];           /* clients that wait to be chosen */
     struct client *chosen[SLOW_KINDS]; /* or NULL */
     enum slow waits[FD_SETSIZE];       /* what the client waits for */
-    uint64_t last_run[FD_SETSIZE];     /* the number of its last slow request, or 0 */
+    uint64_t last_run[FD_SETSIZE];     /* the number of its last slow request, or of its arrival */
 } slow;
 
 static void slow_leave(struct client *c) {
@@ -1938,11 +1938,6 @@ static void slow_leave(struct client *c) {
     for (int kind = 0; kind < SLOW_KINDS; kind++)
         if (slow.chosen[kind] == c)
             slow.chosen[kind] = NULL;
-}
-
-static void slow_closed(struct client *c) {
-    slow_leave(c);
-    slow.last_run[client_fd(c)] = 0;
 }
 
 /* Whether the slow request of the client may run now. If not, the client is among those that wait. */
@@ -1998,8 +1993,15 @@ static uint64_t slow_wake_at(void) {
     return at;
 }
 
+/* Who comes anew has waited least: or somebody who reconnects again and again would always be first. */
+static bool slow_opened(struct client *c) {
+    slow.last_run[client_fd(c)] = ++slow.runs;
+    return true;
+}
+
 static const struct extension slow_extension = {
-    .closed = slow_closed,
+    .opened = slow_opened,
+    .closed = slow_leave,
     .leaving = slow_leave,
     .wake_at = slow_wake_at,
     .turn = slow_turn,
