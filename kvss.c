@@ -643,8 +643,10 @@ static int client_fd(const struct client *c) {
 }
 
 static void client_report(struct client *c, const char *what, struct str text) {
-    if (c->reports++ < REPORTS_MAX)
-        report(what, c->name, text);
+    if (c->reports == REPORTS_MAX)
+        return;
+    c->reports++;
+    report(what, c->name, text);
 }
 
 static uint64_t clock_ms(void) {
