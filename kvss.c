@@ -3864,11 +3864,12 @@ static void copy_drop(void) {
 }
 
 /* FILE.kvss-new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has
- * put another file in the place of FILE, that stays. If FILE was moved away, it has its name again. */
+ * put another file in the place of FILE, that stays. If FILE was moved away, only COMPACT brings it
+ * back: it is for the operator to decide. */
 static bool copy_take(void) {
     log_look();
-    if (logfile.place == TAKEN) {
-        errno = EEXIST;
+    if (logfile.place == TAKEN || (logfile.place == MOVED && !compaction.asked)) {
+        errno = logfile.place == TAKEN ? EEXIST : ENOENT;
         return false;
     }
     if (rename(compaction.path, logfile.path) < 0)
@@ -3974,13 +3975,15 @@ static void compact_fail(const char *why) {
 static void compact_begin(void) {
     int ends[2];
     pid_t parent = getpid();
+    log_look();
+    if (logfile.place == MOVED && !compaction.asked)
+        return;
     compaction.heals = logfile.sync_failed;
     compaction.updates = logfile.outdated;
     logfile.outdated = false; /* if the clock is set from now on, this one may have missed it */
     compaction.began = server.now;
     compaction.lost = false;
     compaction.size = 0;
-    log_look();
     if (logfile.place == TAKEN) {
         compact_fail(name_trouble(logfile.path, EEXIST));
         return;
