@@ -3397,7 +3397,7 @@ enum {
     PLACE_MS = 1000,      /* from one look at FILE's name to the next */
     SYNC_MS = 1000,       /* from one sync to the next, with --fsync everysec */
     POLL_MS = 10,         /* from one look to the next at what goes on beside the loop */
-    LINES_KEPT = 1 << 20, /* bytes; a larger buffer is freed when its lines are written */
+    LINES_KEPT = 1 << 20, /* bytes; a larger buffer shrinks to that when its lines are written */
     RESERVE = 32,         /* pieces of memory that are set aside, and ... */
     RESERVE_PIECE = 65536 /* ... bytes of each */
 };
@@ -3659,8 +3659,10 @@ static void log_write(void) {
         log_fail(&logfile.sync_failed, errno);
     if (logfile.lines.size <= LINES_KEPT)
         return;
-    free(logfile.lines.bytes);
-    logfile.lines = (struct buf){NULL, 0, 0};
+    char *smaller = realloc(logfile.lines.bytes, LINES_KEPT);
+    if (!smaller)
+        return;
+    logfile.lines = (struct buf){smaller, 0, LINES_KEPT};
 }
 
 /* Lines are written even when FILE has lost its name: a FILE that is moved back is complete. */
@@ -4457,6 +4459,8 @@ static void replay_file(const char *path) {
         replay_die(compaction.path);
     if (!fsync_is("no") && fsync(logfile.fd) < 0)
         replay_die(path); /* what kill -9 left unsynced */
+    if (!buf_reserve(&logfile.lines, 2 * REQUEST_MAX))
+        replay_die(path);
     logfile.reserve_wanted = RESERVE;
     replay_report((double)(clock_ms() - started) / 1000);
     free(replay.in.bytes);
