@@ -2506,9 +2506,10 @@ static const struct extension roles_extension = {
     .wake_at = roles_wake_at,
     .turn = roles_turn,
 };
-/* == 9. Patterns ==================================================================================
+
+/* == 15. Patterns =================================================================================
  *
- * Beyond the lab: LIST takes a regular expression; docs/protocol.md says of what kind. A matcher
+ * LIST takes a regular expression; docs/protocol.md says of what kind. A matcher
  * that backtracks, like Python's, can take twice the time for each byte more of a name, and the
  * server would serve nobody meanwhile. glibc's regexec() can fill the memory instead.
  *
