@@ -4541,8 +4541,16 @@ static const struct extension statistics_extension = {
  * `stop`: a compaction ends before the log is closed; and for `start`: FILE is replayed before the first
  * socket listens. */
 
+/* clang-format off */
 static const struct extension *const extensions[EXTENSIONS_MAX] = {
-    &speed_extension,     &slow_extension,       &expiry_extension, &roles_extension,
-    &mailboxes_extension, &compaction_extension, &log_extension,    &replay_extension,
-    &frames_extension,    &statistics_extension,
+    &speed_extension,
+    &slow_extension,
+    &expiry_extension,
+    &roles_extension,
+    &mailboxes_extension,
+    &compaction_extension,
+    &log_extension,
+    &replay_extension,
+    &frames_extension,
+    &statistics_extension,
 };
