@@ -3663,7 +3663,8 @@ static void log_write(void) {
     char *smaller = realloc(logfile.lines.bytes, LINES_KEPT);
     if (!smaller)
         return;
-    logfile.lines = (struct buf){smaller, 0, LINES_KEPT};
+    logfile.lines.bytes = smaller;
+    logfile.lines.size = LINES_KEPT;
 }
 
 /* Lines are written even when FILE has lost its name: a FILE that is moved back is complete. */
