@@ -1027,10 +1027,14 @@ static void reply_line(struct buf *out, const struct request *r) {
 /* With --verbose: the line. Where there may be a password, its verb is all that is shown. */
 static void request_show(const struct request *r) {
     struct str line = r->line;
-    if (r->secret && r->command)
-        line.len = strlen("KV/1.0 ") + strlen(r->command->verb);
-    else if (r->secret)
+    if (r->secret && r->command) {
+        struct str rest = line, field;
+        str_cut_field(&rest, &field); /* the version */
+        str_cut_field(&rest, &field); /* the verb */
+        line.len = (size_t)(field.bytes + field.len - line.bytes);
+    } else if (r->secret) {
         line = STR("(not shown)");
+    }
     report("request", r->client->name, line);
 }
 

@@ -178,7 +178,8 @@ arrived() { ss -tnH "sport = :$PORT" | awk -v bytes="$1" '{ n += $2 } END { exit
     serve_frames --verbose --explain --managers "$MANAGERS"
     ask 'KV/1.0 AUTH adam s3cret' 'KV/1.0 AUTH adam eve' 'KV/1.0 auth adam s3cret' 'AUTH adam s3cret' \
         'KV/1.0  AUTH adam s3cret' 'KV/1.0 AUHT adam s3cret' $'KV/1.0\tAUTH\tadam\ts3cret' \
-        'KV/1.1 AUTH adam s3cret' $'KV/1.0 AUTH adam s3cret\xff' 'KV/1.0 GET shown' 'KV/1.0 MANAGE 1 AUTH adam s3cret' 'AUTH/adam/s3cret' \
+        'KV/1.1 AUTH adam s3cret' $'KV/1.0 AUTH adam s3cret\xff' 'KV/1.0 GET shown' 'KV/1.0 MANAGE 1 AUTH adam s3cret' 'KV/1.0 MANAGE 1 PUT k s3cret' \
+        'KV/1.0 EXPIRE shown 50' 'AUTH/adam/s3cret' \
         'KV/1.0 PUT AUTH adam s3cret' 'KV/1.0 GET AUTH' 'KV/1.0 WHOAMI s3cret' $'AUTH\tadam\ts3cret' \
         "KV/1.0 AUTH adam s3cret$(printf '%070000d' 0)"
     printf 'KV/1.0 AUTH adam s3cret' | talk
@@ -186,6 +187,7 @@ arrived() { ss -tnH "sport = :$PORT" | awk -v bytes="$1" '{ n += $2 } END { exit
     run ! logged eve
     [ "$(sed -n 's/^[^ ]* request 127\.0\.0\.1:[0-9]* //p' "$LOG" | sort -u)" = '(not shown)
 KV/1.0 AUTH
+KV/1.0 EXPIRE
 KV/1.0 GET
 KV/1.0 MANAGE
 KV/1.0 PUT
