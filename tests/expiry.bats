@@ -154,6 +154,7 @@ past() {
             'KV/1.0 GET key17777' '404 NOT_FOUND'
 }
 
+# bats test_tags=mailboxes
 @test "a turn of the loop removes a part of the keys whose time is past: others are served in between" {
     serve --quiet
     # A client sees how many there are, turn after turn. On a busy machine it may miss what is in between.
@@ -204,6 +205,7 @@ past() {
     [ "$STAT" = "$wanted" ]
 }
 
+# bats test_tags=roles
 @test "deadlines far off do not keep the server busy, and one in a --private store is kept" {
     serve
     replies 'KV/1.0 PUT k v' '201 CREATED' \

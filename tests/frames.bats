@@ -412,7 +412,7 @@ stuff() {
     closed two
 }
 
-# bats test_tags=crypt
+# bats test_tags=crypt, roles
 @test "MANAGE does not find a client of this wire" {
     # shellcheck disable=SC2016 # a hash
     echo 'adam:$1$kvss$L5ncgsjATo3aIaHMmzODv0' >"$BATS_TEST_TMPDIR/managers"

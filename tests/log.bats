@@ -65,6 +65,7 @@ soon() {
     SOON=${ms%???}.${ms: -3}
 }
 
+# bats test_tags=expiry
 @test "each change is a line of FILE, as the request that makes it; FILE is its owner's alone" {
     serve --data "$DATA"
     replies 'KV/1.0 PUT foo bar' '201 CREATED' \
@@ -84,6 +85,7 @@ soon() {
     [ "$(find "$DATA" -perm 600)" ]
 }
 
+# bats test_tags=expiry
 @test "after kill -9 and after SIGTERM, the store is as it was; and FILE can be piped into another server" {
     serve --data "$DATA"
     logged 'kvss: replayed 0 lines in '
@@ -109,6 +111,7 @@ soon() {
     [[ $(ask 'KV/1.0 TTL late') =~ ^'200 OK '(9[0-9][0-9]|1000)$ ]]
 }
 
+# bats test_tags=expiry
 @test "time goes on while the server is down; a key whose time is past is a DEL in FILE, asked for or not" {
     # A deletion of what has gone by itself is no error in FILE.
     changes=('KV/1.0 PUT asked v' 'KV/1.0 EXPIREAT asked 1' 'KV/1.0 PUT late v' 'KV/1.0 EXPIREAT late 9999999999'
@@ -133,6 +136,7 @@ soon() {
             'KV/1.0 TTL again' '200 OK -1'
 }
 
+# bats test_tags=expiry
 @test "a deadline that was put off in time holds, though the first is past by the restart" {
     serve --data "$DATA"
     soon
@@ -309,6 +313,7 @@ soon() {
     fails 2 'repair: --data FILE is missing' --repair
 }
 
+# bats test_tags=expiry
 @test "a torn line: FILE cut short in each of its last lines" {
     changes=('KV/1.0 PUT a 1' 'KV/1.0 PUT b first' 'KV/1.0 PUT b second value' 'KV/1.0 DEL a' 'KV/1.0 EXPIREAT b 9999999999')
     as=('404 NOT_FOUND' '200 OK 1' '200 OK 1' '200 OK 1' '404 NOT_FOUND' '404 NOT_FOUND')
@@ -336,6 +341,7 @@ soon() {
     done
 }
 
+# bats test_tags=mailboxes
 @test "a bad line: the server names it and does not start; --repair moves it to FILE.bad" {
     bad=('KV/1.0 PUT onlykey' 'GET foo' 'KV/1.0 GET foo' 'KV/1.0 QUIT' 'KV/1.0 MANAGE 1 PUT k v' ''
         'KV/1.0 EXPIRE foo 100' 'KV/1.0 EXPIREAT foo soon' 'KV/1.0 CREATE bob' "$HEADER" $'KV/1.0 PUT \xff x'
@@ -414,7 +420,7 @@ soon() {
     done
 }
 
-# bats test_tags=crypt
+# bats test_tags=crypt, roles, mailboxes, expiry
 @test "the store that all share is logged: what MANAGE does there, but no private store and no mailbox" {
     # shellcheck disable=SC2016 # a hash
     echo 'adam:$1$kvss$L5ncgsjATo3aIaHMmzODv0' >"$BATS_TEST_TMPDIR/managers"
@@ -438,6 +444,7 @@ soon() {
     data
 }
 
+# bats test_tags=expiry
 @test "COMPACT: 202, and FILE has what the store needs, and its rights; 404 without --data" {
     serve --data "$DATA"
     chmod 640 "$DATA"
@@ -466,6 +473,7 @@ cpu() {
     sed 's/.*) //' "/proc/$PID/stat" | awk '{ print $12 + $13 }'
 }
 
+# bats test_tags=expiry
 @test "COMPACT again and again: it joins the one that is due, a copy of FILE stays, and nothing is left behind" {
     serve --data "$DATA"
     replies 'KV/1.0 PUT k 1' '201 CREATED' \
@@ -544,6 +552,7 @@ fill() {
     seq 1 "$1" | sed 's/.*/KV\/1.0 PUT key& value&/' | talk >/dev/null
 }
 
+# bats test_tags=expiry
 @test "compaction goes on beside changes, and none is lost" {
     serve --data "$DATA" --quiet
     fill 50000
@@ -603,6 +612,7 @@ refused() {
     [ -z "$output" ] || printed '500 SERVER_ERROR'
 }
 
+# bats test_tags=mailboxes, expiry
 @test "a full disk: what can't be written gets no 200, what can be read is, and writes come back by themselves" {
     command -v prlimit >/dev/null || skip "prlimit is needed: apt-get install util-linux"
     serve --data "$DATA" --verbose

@@ -36,6 +36,7 @@ figure() {
     hears three '100 MESSAGE user3 helloagain'
 }
 
+# bats test_tags=roles
 @test "CREATE: 201, then 409; users are no keys, and --private does not part them" {
     serve --private
     replies 'KV/1.0 CREATE bob' '201 CREATED' \

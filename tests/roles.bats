@@ -173,6 +173,7 @@ arrived() { ss -tnH "sport = :$PORT" | awk -v bytes="$1" '{ n += $2 } END { exit
     ended "$PID"
 }
 
+# bats test_tags=frames, expiry
 @test "a password never reaches the log, even after a verb misspelt" {
     managers "adam:$EVE"
     serve_frames --verbose --explain --managers "$MANAGERS"
