@@ -68,7 +68,7 @@ setup() { cd "$ROOT/docs/labs" || return; }
     eval "$(ours 2)" 3>&-
     SERVERS+=($!)
     answers() { ask 'KV/1.0 GET key' 2>/dev/null; }
-    wait_until 10 answers
+    wait_until answers
     run eval "$(ours 3)"
     [ "${#lines[@]}" = 2 ]
     [[ ${lines[1]} == ops=[1-9]*' cpu_ns='[1-9]* ]]

@@ -47,9 +47,12 @@ sweep() {
     export FAULTS=$BATS_TEST_TMPDIR/faults
     echo 'setitimer EIO' >"$FAULTS"
     KVSS=$BATS_FILE_TMPDIR/kvss serve
-    connect; busy=$FD
-    connect; other=$FD
-    for _ in {1..50}; do says "$busy" 'KV/1.0 GET k' '404 NOT_FOUND'; done
-    says "$other" 'KV/1.0 GET k' '404 NOT_FOUND'
-    hang_up "$busy" "$other"
+    connect busy
+    connect other
+    for _ in {1..50}; do
+        says busy 'KV/1.0 GET k'
+        hears busy '404 NOT_FOUND'
+    done
+    says other 'KV/1.0 GET k'
+    hears other '404 NOT_FOUND'
 }
