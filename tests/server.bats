@@ -377,7 +377,7 @@ up() {
     serve
     stop "$PID"
     "$KVSS" --verbose "$PORT" <&- >&- 2>&- 3>&- &
-    SERVERS+=("$!")
+    SERVERS[$!]=$!
     wait_until up
     replies 'KV/1.0 FROB' '400 BAD_REQUEST' \
             'KV/1.0 FROB' '400 BAD_REQUEST' \
@@ -390,7 +390,7 @@ up() {
     mkfifo "$BATS_TEST_TMPDIR/fifo"
     exec 7<>"$BATS_TEST_TMPDIR/fifo" # nobody reads it
     "$KVSS" --verbose "$PORT" 2>&7 3>&- 7>&- &
-    SERVERS+=("$!")
+    SERVERS[$!]=$!
     wait_until up
     [ "$(seq 1 5000 | talk | grep -c '^426 UPGRADE_REQUIRED$')" = 5000 ]
     up

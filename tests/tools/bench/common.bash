@@ -36,7 +36,7 @@ server() {
     : >"$LOG"
     taskset -c "$SERVER_CORE" "$@" >"$LOG" 2>&1 </dev/null &
     PID=$!
-    SERVERS+=("$PID")
+    SERVERS[PID]=$PID
 }
 
 # start_kvss [OPTION...]: sets PID and PORT.
