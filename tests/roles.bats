@@ -66,6 +66,16 @@ whoami() {
     instrumented || [ "$(memory "$PID")" -lt $((once + 3000)) ]
 }
 
+@test "--private: a client that has deleted half of its keys can leave" {
+    serve --private --quiet
+    for n in 40 100 1000; do
+        { seq 1 $n | sed 's/.*/KV\/1.0 PUT k& v/'; seq 1 $((n / 2)) | sed 's/.*/KV\/1.0 DEL k&/'; } | talk >/dev/null
+        # The keys that are left are freed in turns of the loop, as these are.
+        replies 'KV/1.0 GET k1' '404 NOT_FOUND' \
+                'KV/1.0 STATS' '200 OK keys=0 *'
+    done
+}
+
 @test "without --private, all share one store, and MANAGE reaches it by anybody's port" {
     managers "adam:$EVE"
     serve --managers "$MANAGERS"
