@@ -165,6 +165,29 @@ arrived() { ss -tnH "sport = :$PORT" | awk -v bytes="$1" '{ n += $2 } END { exit
     closed g1
 }
 
+@test "AUTH: clients that guess, and are new, do not come before one that waits since before" {
+    managers "ray:$RAY"
+    serve --managers "$MANAGERS"
+    connect honest
+    says honest 'KV/1.0 AUTH ray a typo'
+    hears honest '401 UNAUTHORIZED'
+    # Each of these has guessed before, has closed, and is here anew.
+    for name in g{1..3}; do
+        replies 'KV/1.0 AUTH ray 1' '401 UNAUTHORIZED'
+        connect "$name"
+    done
+    wait_until logged ' connect ' 7
+    freeze "$PID"
+    for name in g{1..3}; do says "$name" 'KV/1.0 AUTH ray 2'; done
+    wait_until arrived $((3 * 18))
+    says honest 'KV/1.0 AUTH ray a password of many words'
+    wait_until arrived $((3 * 18 + 41))
+    kill -s CONT "$PID"
+    hears honest '200 OK manager'
+    sed '/ manager /q' "$LOG" >"$BATS_TEST_TMPDIR/before"
+    [ "$(grep -c ' refuse ' "$BATS_TEST_TMPDIR/before")" = 4 ]
+}
+
 @test "AUTH: one that waits does not hold up a stop: 429" {
     managers "ray:$RAY"
     serve --managers "$MANAGERS"
