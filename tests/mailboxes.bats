@@ -330,6 +330,33 @@ costs() {
     for name in "${many[@]}"; do hears "$name" '200 OK'; done
 }
 
+@test "LIST: who asks for many and does not read costs nothing" {
+    [ -r "/proc/$$/stat" ] || skip "this system has no /proc"
+    if instrumented; then skip "what is measured is not the server alone"; fi
+    serve --quiet --data "$BATS_TEST_TMPDIR/data"
+    connect many
+    connect other
+    says other "KV/1.0 PUT big $(long 20000)";     hears other '201 CREATED'
+    # More replies than the kernel takes, and behind them a LIST that waits.
+    printf 'KV/1.0 GET big\nKV/1.0 LIST\n%.0s' {1..1000} >&"${TO[many]}"
+    alone=0 before=0
+    while [ $alone -lt 20 ]; do
+        figure other served
+        if [ "$VALUE" = $((before + 1)) ]; then alone=$((alone + 1)); else alone=0; fi
+        before=$VALUE
+    done
+    used=$(cpu "$PID")
+    ms=$((${EPOCHREALTIME/./} / 1000 + 500))
+    says other "KV/1.0 EXPIREAT big ${ms%???}.${ms: -3}";   hears other '200 OK'
+    gone() { [ "$(tail -n 1 "$BATS_TEST_TMPDIR/data")" = 'KV/1.0 DEL big' ]; }
+    wait_until gone
+    COST=$(($(cpu "$PID") - used))
+    echo "$COST hundredths of a second"
+    [ "$COST" -le 10 ]
+    # Whoever reads gets a LIST meanwhile.
+    says other 'KV/1.0 LIST';   hears other '200 OK'
+}
+
 @test "10,000 users are enough: 507, and LIST names them all" {
     serve --quiet
     seq 10000 19999 >"$BATS_TEST_TMPDIR/names"
