@@ -114,6 +114,51 @@ cpu() {
     wait "${FLOODS[@]}" || :
 }
 
+# faulty OPTION...: a server whose system calls fail as the file FAULTS says, see faults.c.
+faulty() {
+    local build
+    for build in "$ROOT"/tests/{,tools/}faults/build.bash; do
+        if [ -e "$build" ] && [ -x "$(command -v cc)" ]; then
+            "$build" "$BATS_TEST_TMPDIR/kvss"
+            break
+        fi
+    done
+    [ -e "$BATS_TEST_TMPDIR/kvss" ] || skip "a C compiler is needed"
+    export FAULTS=$BATS_TEST_TMPDIR/faults
+    KVSS=$BATS_TEST_TMPDIR/kvss serve "$@"
+}
+
+# does NAME REQUEST: the client says it, and the server has run it, though it may send no reply.
+does() {
+    RUN=$((${RUN-0} + 1))
+    says "$1" "$2"
+    wait_until logged ' request ' "$RUN"
+}
+
+# bats test_tags=shim
+@test "messages that wait behind a reply, and the kernel takes neither: they are for the next, whole" {
+    faulty --verbose
+    for i in old new other{1..4}; do connect "$i"; done
+    does old 'KV/1.0 CREATE bob';      hears old '201 CREATED'
+    does old 'KV/1.0 CONNECT bob';     hears old '200 OK 0'
+    for behind in nothing reply; do
+        printf '%s\n' 'send EAGAIN' 'pselect NONE' >"$FAULTS"
+        [ $behind = nothing ] || does old 'KV/1.0 GET k'
+        does other1 'KV/1.0 SEND bob hi'
+        # Each of these is a turn of its own, and bob gets what he can get meanwhile.
+        for i in other{2..4}; do does "$i" 'KV/1.0 GET k'; done
+        does new 'KV/1.0 CONNECT bob'
+        rm "$FAULTS"
+        hears new '200 OK 1' '100 MESSAGE bob hi'
+        [ $behind = nothing ] || hears old '404 NOT_FOUND'
+        # It has heard of no message, and is not taken for one that does not read.
+        does old 'KV/1.0 LIST';        hears old '200 OK bob'
+        does old 'KV/1.0 CONNECT bob'; hears old '200 OK 0'
+        for i in other{2..4}; do hears "$i" '404 NOT_FOUND'; done
+        next other1
+    done
+}
+
 # The client is Python's, which can send without reading: nc can't.
 @test "a connection that reads nothing and still sends: messages and replies are in order, and none is lost" {
     command -v python3 >/dev/null || skip "python3 is needed"

@@ -6,7 +6,7 @@ cd -P "$(dirname "$0")"
 cd ../../..
 wraps=()
 for call in $(sed -nE 's/^ +(FAILS|CUTS)\(([a-z0-9_]+),.*/\2/p' tests/tools/faults/faults.c) \
-    aio_error64 aio_return64 clock_gettime; do
+    pselect aio_fsync64 aio_error64 aio_return64 clock_gettime; do
     wraps+=("-Wl,--wrap=$call")
 done
 sanitized='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined'

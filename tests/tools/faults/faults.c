@@ -9,6 +9,7 @@
  *     send ONE           it falls short: it takes one byte
  *     read NONE          or none
  *     pwrite64 HALF      it takes half, and the next call fails with ENOSPC
+ *     pselect NONE       it says that nothing can be written
  *
  * The file is read at each call, so that a disk can break, and be well again, while kvss runs.
  * CLOCK names another, with the seconds by which the machine's clock is wrong. COUNTS names a third, with a record for each call of the table: how often kvss and its children
@@ -21,6 +22,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,17 +58,12 @@
     FAILS(lseek64, off64_t, -1, (int fd, off64_t to, int from), (fd, to, from))                    \
     FAILS(ftruncate64, int, -1, (int fd, off64_t size), (fd, size))                                \
     FAILS(fsync, int, -1, (int fd), (fd))                                                          \
-    FAILS(aio_fsync64, int, -1, (int operation, struct aiocb64 *job), (operation, job))            \
     CUTS(read, (int fd, void *bytes, size_t len), (fd, bytes, len))                                \
     CUTS(write, (int fd, const void *bytes, size_t len), (fd, bytes, len))                         \
     CUTS(pread64, (int fd, void *bytes, size_t len, off64_t at), (fd, bytes, len, at))             \
     CUTS(pwrite64, (int fd, const void *bytes, size_t len, off64_t at), (fd, bytes, len, at))      \
     CUTS(recv, (int fd, void *bytes, size_t len, int flags), (fd, bytes, len, flags))              \
     CUTS(send, (int fd, const void *bytes, size_t len, int flags), (fd, bytes, len, flags))        \
-    FAILS(pselect, int, -1,                                                                        \
-          (int n, fd_set *readable, fd_set *writable, fd_set *other, const struct timespec *limit, \
-           const sigset_t *signals),                                                               \
-          (n, readable, writable, other, limit, signals))                                          \
     FAILS(accept, int, -1, (int fd, struct sockaddr *address, socklen_t *len), (fd, address, len)) \
     FAILS(getaddrinfo, int, EAI_SYSTEM,                                                            \
           (const char *host, const char *port, const struct addrinfo *hints,                       \
@@ -105,14 +102,20 @@
 
 #define FAILS_INDEX(name, type, failure, parameters, arguments) CALL_##name,
 #define CUTS_INDEX(name, parameters, arguments)                 CALL_##name,
-enum call { CALLS(FAILS_INDEX, CUTS_INDEX) CALL_aio_error64, KINDS };
+enum call {
+    CALLS(FAILS_INDEX, CUTS_INDEX) CALL_pselect,
+    CALL_aio_fsync64,
+    CALL_aio_error64,
+    KINDS
+};
 
 #define FAILS_NAME(name, type, failure, parameters, arguments) {#name, 0},
 #define CUTS_NAME(name, parameters, arguments)                 {#name, 0},
 static struct record {
     char name[24];
     atomic_ullong count;
-} own[KINDS] = {CALLS(FAILS_NAME, CUTS_NAME){"aio_error64", 0}}, *records = own;
+} own[KINDS] = {CALLS(FAILS_NAME, CUTS_NAME){"pselect", 0}, {"aio_fsync64", 0}, {"aio_error64", 0}},
+  *records = own;
 
 int __real_open64(const char *path, int flags, mode_t mode);
 ssize_t __real_read(int fd, void *bytes, size_t len);
@@ -214,9 +217,37 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *t) {
     return status;
 }
 
-/* How an aio_fsync() went that is over: to ask for it again and again is one call. */
+int __real_pselect(int n, fd_set *readable, fd_set *writable, fd_set *other,
+                   const struct timespec *limit, const sigset_t *signals);
+int __wrap_pselect(int n, fd_set *readable, fd_set *writable, fd_set *other,
+                   const struct timespec *limit, const sigset_t *signals);
+int __wrap_pselect(int n, fd_set *readable, fd_set *writable, fd_set *other,
+                   const struct timespec *limit, const sigset_t *signals) {
+    size_t writes = SIZE_MAX;
+    if (fault(CALL_pselect, &writes))
+        return -1;
+    int ready = __real_pselect(n, readable, writable, other, limit, signals);
+    if (ready >= 0 && writable && writes == 0)
+        FD_ZERO(writable);
+    return ready;
+}
 
-static bool aio_failed;
+/* The control block of an aio_fsync() is not to be used for another one before its aio_return(). How
+ * one went is known when it is over: to ask for it again and again is one call. */
+
+static bool aio_goes_on, aio_failed;
+
+int __real_aio_fsync64(int operation, struct aiocb64 *job);
+int __wrap_aio_fsync64(int operation, struct aiocb64 *job);
+int __wrap_aio_fsync64(int operation, struct aiocb64 *job) {
+    if (aio_goes_on)
+        abort();
+    if (fault(CALL_aio_fsync64, NULL))
+        return -1;
+    int status = __real_aio_fsync64(operation, job);
+    aio_goes_on = status == 0;
+    return status;
+}
 
 int __real_aio_error64(const struct aiocb64 *job);
 int __wrap_aio_error64(const struct aiocb64 *job);
@@ -232,5 +263,6 @@ ssize_t __real_aio_return64(struct aiocb64 *job);
 ssize_t __wrap_aio_return64(struct aiocb64 *job);
 ssize_t __wrap_aio_return64(struct aiocb64 *job) {
     ssize_t n = __real_aio_return64(job);
+    aio_goes_on = false;
     return aio_failed ? -1 : n;
 }
