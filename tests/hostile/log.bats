@@ -213,6 +213,28 @@ refused() {
 }
 
 # bats test_tags=shim
+@test "a sync of FILE that is due when the child of a compaction is found to be done: one at a time" {
+    faulty
+    connect one
+    # Nobody can hear of the child, so it is found to be done when the server awakes. FILE is to be synced then, too.
+    echo 'read EAGAIN' >"$FAULTS"
+    says one 'KV/1.0 COMPACT';     hears one '202 ACCEPTED'
+    wait_until [ -e "$DATA.kvss-new" ]
+    says one 'KV/1.0 PUT a 1';     hears one '201 CREATED'
+    says one 'KV/1.0 PUT a 2';     hears one '200 OK'
+    due=$((${EPOCHREALTIME/./} + 1000000))
+    freeze "$PID"
+    rm "$FAULTS"
+    is_due() { [ "${EPOCHREALTIME/./}" -gt $due ]; }
+    wait_until is_due
+    kill -s CONT "$PID"
+    # If a second one begins, the shim ends the server.
+    wait_until logged ' compact '
+    data 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2'
+    says one 'KV/1.0 GET a';       hears one '200 OK 2'
+}
+
+# bats test_tags=shim
 @test "--fsync no never syncs, and a disk that can't is no matter" {
     faulty --fsync no
     break_sync
