@@ -182,6 +182,26 @@ soon() {
 }
 
 # bats test_tags=glibc
+@test "FILE that has gone just when a change comes: no 200, and FILE has the change when it is back" {
+    serve --data "$DATA"
+    connect one
+    says one 'KV/1.0 PUT a 1';     hears one '201 CREATED'
+    # The server looks each second. It sleeps until that is due, and awakes when the change is there, too.
+    freeze "$PID"
+    due=$((${EPOCHREALTIME/./} + 1000000))
+    mv "$DATA" "$DATA.moved"
+    says one 'KV/1.0 PUT a 2'
+    is_due() { [ "${EPOCHREALTIME/./}" -gt $due ]; }
+    wait_until is_due
+    kill -s CONT "$PID"
+    closed one
+    logged " error $DATA is gone;"
+    mv "$DATA.moved" "$DATA"
+    data 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2'
+    stop "$PID"
+}
+
+# bats test_tags=glibc
 @test "FILE that is deleted, or its folder moved away: COMPACT writes it anew" {
     mkdir "$BATS_TEST_TMPDIR"/folder{1,2}
     pids=('') ports=('') logs=('')
