@@ -621,6 +621,20 @@ fill() {
     logged 'kvss: replayed 100,001 lines in '
 }
 
+@test "what changes while the copy of a compaction is synced is in FILE" {
+    serve --data "$DATA"
+    connect one
+    says one 'KV/1.0 PUT k v' 'KV/1.0 COMPACT';    hears one '201 CREATED' '202 ACCEPTED'
+    # Each turn of the loop has a change, until FILE is another one.
+    n=0
+    until logged ' compact '; do
+        says one "KV/1.0 PUT n$((++n)) v"
+        hears one '201 CREATED'
+    done
+    restart
+    replies 'KV/1.0 STATS' "200 OK keys=$((n + 1)) *"
+}
+
 # limit BYTES: the server's files can't be longer, as if the disk were full.
 limit() {
     prlimit --pid "$PID" --fsize="$1":unlimited
