@@ -249,6 +249,53 @@ soon() {
     done
 }
 
+# bats test_tags=glibc
+@test "FILE that is moved away just before a compaction is due: it stays away" {
+    serve --data "$DATA"
+    value=$(printf '%010000d' 0)
+    yes "KV/1.0 PUT k $value" | head -n 104 | talk >/dev/null
+    connect one
+    soon
+    says one 'KV/1.0 PUT brief v' "KV/1.0 EXPIREAT brief $SOON";   hears one '201 CREATED' '200 OK'
+    # The next change makes it a megabyte. The server has looked within a second, and need not look again.
+    mv "$DATA" "$DATA.moved"
+    says one "KV/1.0 PUT k $value"
+    wait_until logged " error $DATA is gone;"
+    wait_until gets 'KV/1.0 GET brief' '404 NOT_FOUND'
+    [ ! -e "$DATA" ]
+    run ! logged ' compact'
+    mv "$DATA.moved" "$DATA"
+}
+
+# bats test_tags=glibc
+@test "FILE that is moved away while a compaction goes on: it stays away, and so does what takes its name" {
+    value=$(printf '%010000d' 0)
+    for name in free taken; do
+        DATA=$BATS_TEST_TMPDIR/$name
+        serve --data "$DATA"
+        connect one
+        # The server falls asleep while a compaction goes on; or, if that was too late, while the next one does.
+        n=0
+        begun() { [ -e "$DATA.kvss-new" ] || compacted "$n"; }
+        until [ -e "$DATA.kvss-new" ]; do
+            [ $((n++)) = 0 ] || kill -s CONT "$PID"
+            yes "KV/1.0 PUT k $value" | head -n 104 | talk >/dev/null
+            says one "KV/1.0 PUT k $value" # with this one, FILE is too long
+            wait_until begun
+            freeze "$PID"
+        done
+        mv "$DATA" "$DATA.moved"
+        [ $name = free ] || echo precious >"$DATA"
+        kill -s CONT "$PID"
+        wait_until logged ' error compaction '
+        [ "$(cat "$DATA" 2>/dev/null)" = "$([ $name = free ] || echo precious)" ]
+        wait_until [ ! -e "$DATA.kvss-new" ]
+        mv "$DATA.moved" "$DATA"
+        hang_up one
+        stop "$PID"
+    done
+}
+
 @test "a file named like FILE.kvss-new that is not kvss's own: it stays, and the server says so" {
     new=$DATA.kvss-new trouble="$DATA.kvss-new: this file is in the way; move it"
     # Each is tried while a server runs, which must not compact then.
