@@ -204,13 +204,18 @@ CROWDED
     [ "$STAT" -lt 80000 ]
 }
 
-# full [OPTION...]: a server that has filled the memory that it may have. Sets STORED, how many keys it
-# has, and VALUE, what most of them hold.
-full() {
+# limited [OPTION...]: a server that may have little memory.
+limited() {
     if instrumented; then skip "what runs is not the server alone, and needs more than a limit allows"; fi
     printf '#!/bin/sh\nulimit -v 220000\nexec "%s" "$@"\n' "$KVSS" >"$BATS_TEST_TMPDIR/limited"
     chmod +x "$BATS_TEST_TMPDIR/limited"
     KVSS=$BATS_TEST_TMPDIR/limited serve --quiet "$@" || skip "ulimit -v is refused here"
+}
+
+# full [OPTION...]: a server that has filled the memory that it may have. Sets STORED, how many keys it
+# has, and VALUE, what most of them hold.
+full() {
+    limited "$@"
     printf -v VALUE '%01000d' 0
     # Values of a kilobyte, and then small ones for what is left.
     { seq 1 70000 | sed "s/.*/KV\/1.0 PUT key& $VALUE/"; seq 1 40000 | sed 's/.*/KV\/1.0 PUT small& v/'; } |
@@ -245,4 +250,40 @@ full() {
     KVSS=$BATS_TEST_TMPDIR/limited serve --data "$BATS_TEST_TMPDIR/data" --fsync no
     stat keys
     [ "$STAT" = "$STORED" ]
+}
+
+# arrived BYTES: so many wait in the sockets of a server that is asleep.
+arrived() { ss -tnH "sport = :$PORT" | awk -v bytes="$1" '{ n += $2 } END { exit n < bytes }'; }
+
+# bats test_tags=beyond
+@test "out of memory, which messages have taken: a key can be deleted all the same" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    printf -v VALUE '%060000d' 0
+    for before in nothing 'a long turn'; do
+        printf '%s\n' '# kvss data 1: the changes of a store, as requests' 'KV/1.0 PUT a 1' 'KV/1.0 PUT b 2' \
+            >"$BATS_TEST_TMPDIR/data"
+        limited --data "$BATS_TEST_TMPDIR/data" --fsync no
+        # The lines of a long turn are more than a megabyte. Their ends come while the server sleeps.
+        if [ "$before" != nothing ]; then
+            for i in watch {1..20}; do connect "$i"; done
+            for i in {1..20}; do printf '%s' "KV/1.0 PUT long $VALUE" >&"${TO[$i]}"; done
+            SENT=$((20 * 60016)) ASKED=0
+            wait_until taken
+            freeze "$PID"
+            for i in {1..20}; do says "$i" ''; done
+            wait_until arrived 20
+            kill -s CONT "$PID"
+            for i in {1..20}; do next "$i"; done
+            hang_up watch {1..20}
+        fi
+        awk -v text="$VALUE" 'BEGIN { for (len = 60000; len > 5; len /= 10) for (box = len > 6000 ? 80 : 3; box > 0; box--) {
+            print "KV/1.0 CREATE " len "-" box
+            for (i = 0; i < (len > 1000 ? 17 : 500); i++) print "KV/1.0 SEND " len "-" box " " substr(text, 1, len) } }' |
+            talk | grep -c '^500 SERVER_ERROR$'
+        replies 'KV/1.0 DEL a' '204 NO_CONTENT' \
+                'KV/1.0 DEL nobody' '404 NOT_FOUND' \
+                'KV/1.0 GET b' '200 OK 2'
+        [ "$(tail -n 1 "$BATS_TEST_TMPDIR/data")" = 'KV/1.0 DEL a' ]
+        stop "$PID"
+    done
 }
