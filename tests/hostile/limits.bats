@@ -144,3 +144,15 @@ crowd() {
     stat memory
     [ "$STAT" -lt 100000 ]
 }
+
+# Without optimization, a compiler may write a struct as a whole, with its padding.
+@test "a key and a value of one byte: the entry is shorter than its struct, and nothing is written behind it" {
+    command -v clang >/dev/null || skip "clang is needed"
+    clang -std=c99 -O0 -g -fsanitize=address "$ROOT/kvss.c" -o "$BATS_TEST_TMPDIR/kvss" -lcrypt -lrt ||
+        skip "clang has no AddressSanitizer here"
+    KVSS=$BATS_TEST_TMPDIR/kvss serve
+    replies 'KV/1.0 PUT k v' '201 CREATED' \
+            'KV/1.0 PUT k vw' '200 OK' \
+            'KV/1.0 PUT k w' '200 OK' \
+            'KV/1.0 GET k' '200 OK w'
+}
