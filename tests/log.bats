@@ -577,7 +577,9 @@ cpu() {
 }
 
 @test "compaction has descriptors left, however many clients there are" {
-    printf '#!/bin/sh\nulimit -n 20\nexec "%s" "$@"\n' "$KVSS" >"$BATS_TEST_TMPDIR/limited"
+    local files=20
+    if grep -q '^#!' "$KVSS"; then files=32; fi # valgrind keeps twelve for itself
+    printf '#!/bin/sh\nulimit -n %d\nexec "%s" "$@"\n' $files "$KVSS" >"$BATS_TEST_TMPDIR/limited"
     chmod +x "$BATS_TEST_TMPDIR/limited"
     KVSS=$BATS_TEST_TMPDIR/limited serve --data "$DATA"
     for i in {1..20}; do connect "c$i"; done
