@@ -305,7 +305,7 @@ limited() {
 }
 
 @test "no descriptor left: 503, the others go on, and the server does not spin" {
-    if instrumented; then skip "valgrind has descriptors of its own"; fi
+    if grep -q '^#!' "$KVSS"; then skip "valgrind has descriptors of its own"; fi
     limited
     [[ $(<"$LOG") =~ 'kvss: ulimit -n 16 '[^$'\n']*' '([1-9]+)' clients' ]]
     room=${BASH_REMATCH[1]}
