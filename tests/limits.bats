@@ -207,7 +207,7 @@ CROWDED
 # limited [OPTION...]: a server that may have little memory.
 limited() {
     if instrumented; then skip "what runs is not the server alone, and needs more than a limit allows"; fi
-    printf '#!/bin/sh\nulimit -v 220000\nexec "%s" "$@"\n' "$KVSS" >"$BATS_TEST_TMPDIR/limited"
+    printf '#!/bin/sh\nulimit -S -v 220000\nexec "%s" "$@"\n' "$KVSS" >"$BATS_TEST_TMPDIR/limited"
     chmod +x "$BATS_TEST_TMPDIR/limited"
     KVSS=$BATS_TEST_TMPDIR/limited serve --quiet "$@" || skip "ulimit -v is refused here"
 }
