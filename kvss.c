@@ -40,16 +40,16 @@
  *
  * Ten words to know:
  *
- *     client       a program at the other end of a connection, and what the server knows of it
- *     connection   a stream of bytes in each direction (TCP); it has no lines and no messages
- *     descriptor   the number by which the kernel knows an open socket or file
- *     request      a line that a client sends; each request gets exactly one reply, in order
- *     pipelining   a client sends several requests before it reads the first reply
- *     buffer       memory for bytes that have arrived, or that wait to leave
- *     ready        recv() or send() on the descriptor would not have to wait
- *     to block     to wait inside a call; this server blocks in pselect() and nowhere else
- *     back-pressure  a client that does not read its replies is not read from, so it has to stop
- *     half-close   a client ends its own direction (shutdown()) and still reads replies
+ *     connection     a stream of bytes in each direction (TCP); it has no lines and no messages
+ *     client         a program at the other end of a connection, and what the server knows of it
+ *     descriptor     the number by which the kernel knows an open socket or file
+ *     request        a line that a client sends; each request gets exactly one reply, in order
+ *     pipelining     a client sends several requests before it reads the first reply
+ *     buffer         memory for bytes that have arrived, or that wait to leave
+ *     to block       to wait inside a call; this server blocks in pselect() and nowhere else
+ *     ready          recv() or send() on the descriptor would not block
+ *     back-pressure  the server does not read from a client that does not read its replies
+ *     half-close     a client ends its own direction (shutdown()) and still reads replies
  *
  * docs/protocol.md says what the lines mean. C99 and POSIX.1-2008, nothing else. */
 #define _XOPEN_SOURCE     700 /* POSIX.1-2008 with its XSI extension; Part II needs crypt(), nice() */
@@ -80,8 +80,9 @@
 struct option {
     char letter;
     const char *name;
-    const char *argument; /* what its value is called; NULL: a flag, 0 or 1 */
-    long min, max;        /* a number from min to max; where both are 0, a text */
+    /* The name of its value in --help. NULL: the option is a flag and takes no value. */
+    const char *argument;
+    long min, max; /* the value is a number from min to max; if max is 0, the value is a text */
     long value;
     const char *text; /* NULL: not given */
     const char *help;
@@ -105,9 +106,9 @@ static struct option options[] = {
 
 /* == 1. Bytes =====================================================================================
  *
- * A client sends bytes, not C strings: there may be a NUL among them, and no NUL at the end. So a
- * piece of what it sent is a `str`, a pointer together with a length. A str is a view: it owns
- * nothing, and it is valid as long as the bytes that it points to. A `buf` is memory that fills at
+ * A client sends bytes, not C strings: there may be a NUL among them, and there is none at the end. So
+ * a piece of what a client sent is a `str`, a pointer together with a length. A str is a view: it owns
+ * no memory, and it is valid as long as the bytes that it points to. A `buf` is memory that fills at
  * its end and empties at its start.
  *
  *     buf.bytes --> [K][V][/][1][.][0][ ][G][E][T][ ][a][\n][ ][ ]...
@@ -122,8 +123,8 @@ struct str {
 
 struct buf {
     char *bytes;
-    size_t len;  /* bytes in use ... */
-    size_t size; /* ... of those that are there */
+    size_t len;  /* bytes in use */
+    size_t size; /* bytes allocated */
 };
 
 #define STR(literal) ((struct str){(literal), sizeof(literal) - 1})
@@ -178,7 +179,8 @@ static bool str_has_control(struct str s) {
     return false;
 }
 
-/* The bytes that follow the first byte of a character in UTF-8; -1: it is not a first byte. */
+/* Returns how many bytes follow the first byte of a character in UTF-8. -1: no character begins with
+ * this byte. */
 static int utf8_following(unsigned char first) {
     if (first < 0x80)
         return 0;
@@ -191,9 +193,9 @@ static int utf8_following(unsigned char first) {
     return -1;
 }
 
-/* Whether this is UTF-8 without a NUL (RFC 3629). Each character has one spelling, the shortest: a
- * longer one could slip past a check that knows the shortest only. U+D800 to U+DFFF belong to UTF-16,
- * and U+10FFFF is the last character. */
+/* Whether s is UTF-8 without a NUL (RFC 3629). UTF-8 could write one character in several lengths, but
+ * only the shortest is allowed. Otherwise a client could hide a character from a check by writing it
+ * longer. U+D800 to U+DFFF belong to UTF-16, and U+10FFFF is the last character. */
 static bool str_is_text(struct str s) {
     static const uint32_t least[] = {1, 0x80, 0x800,
                                      0x10000}; /* by the number of following bytes */
@@ -232,12 +234,11 @@ static void buf_consume(struct buf *b, size_t n) {
 /* == 2. Diagnostics ===============================================================================
  *
  * The operator reads on stderr what happens, one line each: the time (ISO 8601, UTC), what happened,
- * and to whom. The bytes of a client are escaped there. Without that, a line feed among them would
- * begin a line that the client wrote and the server seems to say, and an escape sequence would do its
- * work in the operator's terminal.
+ * and to whom. The bytes of a client are escaped there. Otherwise a client could send a line feed and
+ * then text that looks like a message of the server, or could send commands to the operator's terminal.
  *
- * stderr may be a pipe that nobody reads. A write would then block the whole server, so the message is
- * dropped instead. */
+ * stderr may be a pipe that nobody reads. A write would then block the whole server. So the server
+ * drops the message instead. */
 
 enum { REPORT_MAX = 2048 }; /* bytes of a line; a longer one is cut and ends in "..." */
 
@@ -302,8 +303,9 @@ static void report(const char *what, const char *whom, struct str text) {
 
 /* == 3. Replies ===================================================================================
  *
- * A request has one reply, a line: a code for programs, its name for people, then a space and data, if
- * there is any. The first digit says the most. 2: it is done. 4: the client has to change something.
+ * A request has one reply, a line: a code for programs and its name for people. If there is data, a
+ * space and the data follow. The first digit says the most. 2: it is done. 4: the client has to change
+ * something.
  * 5: the server failed. The codes are those of HTTP (RFC 9110, section 15). */
 
 enum status {
@@ -339,8 +341,8 @@ static const char *const statuses[] = {
 
 /* == 4. Store =====================================================================================
  *
- * A hash table with chains. The hash of a key names one of the chains, and the key's entry is in that
- * chain or nowhere. There is a chain for each key, more or less, so a chain has one or two entries.
+ * A hash table with chains. The hash of a key selects one chain. The key's entry can only be in that
+ * chain. The table has about as many chains as keys, so a chain has one or two entries.
  *
  *     chains --> [0] --> entry "city" --> entry "foo" --> NULL
  *                [1] --> NULL
@@ -348,10 +350,11 @@ static const char *const statuses[] = {
  *
  * Most hash tables double when they are full, and move all their entries at once. For a million keys
  * that is a pause of a tenth of a second. This table adds one chain with each new key instead: linear
- * hashing (Litwin, 1980). Chains are split in order, from 0 on, each into itself and a new one at the
- * end. When all have been split, the next round begins:
+ * hashing (Litwin, 1980). Chains are split in order, from 0 on: some of a chain's entries stay, and the
+ * others move to a new chain at the end. When all chains have been split, the next round begins.
  *
- *     low = 4 chains at the start of this round, so chain 1 splits into 1 and 5:
+ *     This round began with 4 chains. chains_size is 8, and chains_len is 5. Chain 1 is the next to be
+ *     split: its entries with hash % 8 == 5 move to the new chain 5.
  *
  *           0   1   2   3   4                  0   1   2   3   4   5
  *         [ a ][b c][ d ][ e ][ f ]   --->   [ a ][ b ][ d ][ e ][ f ][ c ]
@@ -369,7 +372,7 @@ struct entry { /* one allocation, exactly as long as it has to be */
     struct entry *next;
     uint32_t hash; /* the lower half of it */
     uint32_t value_len;
-    uint32_t note;   /* 0, or what an extension has noted: see struct extension, forget */
+    uint32_t note;   /* 0 in Part I; an extension may keep a number here */
     uint8_t key_len; /* 1 to KEY_MAX */
     char bytes[];    /* the key, then the value */
 };
@@ -444,8 +447,8 @@ static bool store_init(struct store *st) {
     return st->chains != NULL;
 }
 
-/* The chain that a hash names. A chain that does not exist yet has not been split from the chain that
- * is half the size before it. */
+/* Returns the chain that the hash selects. If chain i does not exist yet, its keys are still in chain
+ * i - chains_size / 2, from which it will be split. */
 static struct entry **store_chain(const struct store *st, uint64_t hash) {
     uint32_t i = (uint32_t)hash & (st->chains_size - 1);
     if (i >= st->chains_len)
@@ -453,8 +456,8 @@ static struct entry **store_chain(const struct store *st, uint64_t hash) {
     return &st->chains[i];
 }
 
-/* Returns the pointer to the key's entry: the head of the chain, or `next` of the entry before. It is
- * NULL if the key is not there; a new entry would go right there. */
+/* Returns the address of the pointer to the key's entry, so that the caller can change that pointer. If
+ * the key is missing, that pointer is NULL, and a new entry goes there. */
 static struct entry **store_find(const struct store *st, uint64_t hash, struct str key) {
     struct entry **link = store_chain(st, hash);
     while (*link) {
@@ -465,7 +468,8 @@ static struct entry **store_find(const struct store *st, uint64_t hash, struct s
     return link;
 }
 
-/* Adds a chain, and moves to it what belongs there. If there is no memory, chains get longer. */
+/* Adds a chain, and moves to it the entries that belong there. Without memory for it, nothing is added,
+ * and chains get longer. */
 static void store_grow(struct store *st) {
     if (st->chains_len == st->chains_size) {
         struct entry **larger = realloc(st->chains, sizeof *larger * 2 * st->chains_size);
@@ -490,7 +494,7 @@ static void store_grow(struct store *st) {
     *to = NULL;
 }
 
-/* Removes the last chain: its entries go back to where they were split from. */
+/* Removes the last chain. Its entries go back to the chain from which they were split. */
 static void store_shrink(struct store *st) {
     uint32_t half = st->chains_size / 2;
     uint32_t last = --st->chains_len;
@@ -545,7 +549,8 @@ static enum status store_put(struct store *st, uint64_t hash, struct str key, st
     return CREATED;
 }
 
-/* Removes the entry that store_find() has found. */
+/* Removes the entry that store_find() has found. Two chains may go for one key, so there are never more
+ * than about twice as many chains as keys. */
 static void store_remove(struct store *st, struct entry **link) {
     struct entry *e = *link;
     *link = e->next;
@@ -573,9 +578,10 @@ static void store_remove(struct store *st, struct entry **link) {
  *      | an error                                               | or a second has passed
  *      '-----------------------> CLOSED <-----------------------'
  *
- * Why LINGERING: after a close() with something unread, TCP sends a reset. A reset can overtake the
- * last reply, "200 OK bye", and destroy it (RFC 1122, section 4.2.2.13). So the server ends its own
- * direction with shutdown(), and reads and drops what still comes until the client closes. */
+ * Why LINGERING: If we close() a socket while bytes from the client are unread, TCP sends a reset. The
+ * reset can overtake the last reply, "200 OK bye", and destroy it (RFC 1122, section 4.2.2.13). So the
+ * server ends its own direction with shutdown(). It reads and drops what still comes, until the client
+ * closes. */
 
 enum { EXTENSIONS_MAX = 16 }; /* see The seam */
 
@@ -595,21 +601,21 @@ static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reac
 static struct client {
     enum phase phase;
     const struct wire *wire; /* how its requests and replies look: see The seam */
-    struct store *store;     /* that its requests are about */
+    struct store *store;     /* its requests are about this store */
     struct buf in;           /* requests that have arrived, and the beginning of the next one */
     struct buf out;          /* replies that wait to be sent */
     bool pending;            /* a request in `in` could not be run yet */
-    bool blocked;            /* the kernel takes no more of its replies for now */
-    bool skipping;           /* what comes belongs to a line that was too long, up to its LF */
+    bool blocked;            /* send() was refused: the kernel's buffer for this client is full */
+    bool skipping;           /* its line was too long: drop bytes up to the LF of that line */
     int reports;             /* lines on stderr so far */
     uint64_t last_active;    /* the time of the last request or send */
-    uint64_t wait_until;     /* its next request is not run before; see WAIT */
-    uint64_t linger_until;   /* when LINGERING: when to give up and close */
+    uint64_t wait_until;     /* do not run the waiting request before this time (used with WAIT) */
+    uint64_t linger_until;   /* LINGERING: close at this time, even if the client does not */
     char name[ADDRESS_MAX];  /* its end of the connection: 127.0.0.1:48106 */
-} clients[FD_SETSIZE];       /* by descriptor */
+} clients[FD_SETSIZE];       /* the index is the descriptor */
 
-/* The buffers are static, so that nobody runs out of memory for them: when the store has taken it all,
- * a client can still come and delete something. A page of them that was never used costs nothing. */
+/* The buffers are static. So a client can connect and delete keys even when malloc() fails. They are
+ * 172 MB of addresses, but the system gives memory only to pages that are used. */
 static struct {
     char in[REQUEST_MAX];
     char out[OUTPUT_MAX + REPLY_MAX];
@@ -617,24 +623,24 @@ static struct {
 
 static struct {
     uint64_t started;
-    uint64_t now;         /* when this turn of the loop began */
+    uint64_t now;         /* the time when the last pselect() returned */
     const char *stopping; /* why the server stops; NULL: it serves */
-    uint64_t stop_by;     /* when stopping: the end */
-    uint64_t accept_at;   /* no accept() before */
+    uint64_t stop_by;     /* while it stops: it ends at this time at the latest */
+    uint64_t accept_at;   /* do not accept() before this time */
     int listeners[2];     /* sockets that newcomers connect to, and their wires */
     const struct wire *wires[2];
     int listeners_len;
-    int fd_limit;         /* a client's descriptor is lower: the others are the server's own */
-    int fd_highest;       /* no client has a higher one */
-    int clients;          /* connected */
-    sigset_t signals;     /* blocked during pselect(): not SIGINT and SIGTERM */
-    int turn[FD_SETSIZE]; /* the clients that this turn is about */
+    int fd_limit;         /* clients have descriptors below this; the server keeps the others */
+    int fd_highest;       /* the highest descriptor that a client has had */
+    int clients;          /* how many are connected */
+    sigset_t signals;     /* blocked while pselect() waits; SIGINT and SIGTERM are not */
+    int turn[FD_SETSIZE]; /* the descriptors of the clients that this turn serves */
     int turn_len;
-    bool turn_all;                            /* which is all of them */
-    struct command *commands[EXTENSIONS_MAX]; /* the tables of all chapters, up to a NULL */
+    bool turn_all;                            /* this turn serves all clients */
+    struct command *commands[EXTENSIONS_MAX]; /* the tables of all chapters, then NULL */
     struct option *options[EXTENSIONS_MAX];   /* likewise */
-    char text[1024];                          /* where commands make the data of a reply */
-    unsigned long long served, refused;       /* requests; clients */
+    char text[1024];                          /* commands write the data of a reply here */
+    unsigned long long served, refused;       /* requests served, clients refused */
     unsigned long long bytes_in, bytes_out;   /* of all clients */
 } server = {.fd_limit = FD_SETSIZE, .fd_highest = -1};
 
@@ -663,25 +669,25 @@ static uint64_t earlier(uint64_t a, uint64_t b) {
  *
  *     request = "KV/1.0" SP verb [SP key [SP value]]
  *
- * A line is parsed: cut into fields, and compared with the table of commands. The first thing that is
- * wrong decides the reply. If nothing is wrong, the function of the command runs, and the status that
- * it returns is the reply.
+ * The server parses a line: it cuts the line into fields, and looks for the verb in the table of
+ * commands. The first mistake decides the reply. If there is no mistake, the function of the command
+ * runs, and the status that the function returns is the reply.
  *
  * To add a command, write one function and one row of the table. */
 
 struct request {
     struct client *client;
-    struct store *store;     /* that it is about */
-    struct str line;         /* without its end */
+    struct store *store;     /* the request is about this store */
+    struct str line;         /* without its LF or CR LF */
     size_t end;              /* where the next line begins in the input buffer */
-    struct command *command; /* that the verb names, or NULL */
-    struct str key, value;   /* the arguments; one that was not given is empty */
+    struct command *command; /* the command with this verb; NULL: there is none */
+    struct str key, value;   /* the arguments; an argument that was not given is empty */
     uint64_t hash;           /* of the key */
-    enum status status;      /* of the reply; OK while nothing is wrong */
+    enum status status;      /* of the reply; OK while no mistake is found */
     struct str data;         /* of the reply; valid until the store changes */
-    const char *reason;      /* why it is refused, in words, or NULL */
+    const char *reason;      /* why the request is refused, in words, or NULL */
     bool close;              /* close the connection after the reply */
-    bool secret;             /* there may be a password in it: see struct extension, parsed */
+    bool secret;             /* there may be a password in the line: see struct extension, parsed */
 };
 
 /* Flags of commands. The lab itself asks for none of them; they tell extensions what to expect. */
@@ -697,8 +703,8 @@ enum {
 
 struct command {
     const char *verb;
-    const char *arguments; /* what --help calls them */
-    int min, max;          /* how many; a second argument is the rest of the line, spaces and all */
+    const char *arguments; /* their names in --help */
+    int min, max; /* how many; the second argument is the rest of the line with its spaces */
     enum status (*run)(struct request *);
     int flags;
     unsigned long long count; /* requests so far */
@@ -747,7 +753,8 @@ static struct command commands[] = {
     {0},
 };
 
-/* Nothing is counted here: however many keys there are, it takes the same time. */
+/* All numbers are kept up to date, so STATS takes the same time for any number of keys. `served` + 1:
+ * this STATS counts itself. CHAINS_MIN is subtracted so that an empty store counts as 0 bytes. */
 static enum status command_stats(struct request *r) {
     unsigned long long uptime = (server.now - server.started) / 1000;
     const struct store *st = r->store;
@@ -767,7 +774,7 @@ static enum status command_stats(struct request *r) {
     return OK;
 }
 
-/* NULL: there is none. */
+/* NULL: no command has this verb. */
 static struct command *command_named(struct str verb) {
     EACH_COMMAND (row) {
         if (str_is(verb, row->verb))
@@ -776,7 +783,7 @@ static struct command *command_named(struct str verb) {
     return NULL;
 }
 
-/* A request of which nothing but the line is known. */
+/* Fills in a request of which only the client and the line are known. */
 static void request_begin(struct request *r, struct client *c, struct str line) {
     r->client = c;
     r->store = c->store;
@@ -794,8 +801,9 @@ static enum status request_refuse(struct request *r, const char *reason) {
     return BAD_REQUEST;
 }
 
-/* Why the request was refused, in words. A 400 without a reason has wrong arguments. Valid until the
- * next call. NULL: no reason, or it was not refused. */
+/* Returns in words why the request was refused. NULL: it was not refused, or there is nothing to add.
+ * If a 400 has no reason of its own, the arguments are wrong, and the text shows the right ones. The
+ * text is valid until the next call. */
 static const char *request_reason(const struct request *r) {
     if (r->reason || r->status != BAD_REQUEST || !r->command)
         return r->reason;
@@ -805,7 +813,8 @@ static const char *request_reason(const struct request *r) {
     return server.text;
 }
 
-/* Cuts the arguments off rest, and checks their form. `more`: there is at least one. */
+/* Cuts the arguments off rest, and checks their form. `more` is true if there is an argument, which may
+ * be empty. */
 static enum status request_arguments(struct request *r, bool more, struct str rest) {
     int given = 0;
     r->key = r->value = STR("");
@@ -828,9 +837,9 @@ static enum status request_arguments(struct request *r, bool more, struct str re
     return OK;
 }
 
-/* A page in a browser can make the browser send a request of HTTP to this server, and can choose the
- * lines that follow its header. So a line of HTTP ends the connection: one that ends in " HTTP/1." and
- * one more character, or that begins with "Host:" in any case. */
+/* A page in a browser can make the browser send a request of HTTP to this server, and the page chooses
+ * the lines after the header. So a line of HTTP ends the connection. Such a line ends in " HTTP/1." and
+ * one more character, or it begins with "Host:" in upper or lower case. */
 static bool line_is_http(struct str line) {
     const size_t version = sizeof " HTTP/1.1" - 1;
     if (line.len >= 5 && strncasecmp(line.bytes, "Host:", 5) == 0)
@@ -839,7 +848,7 @@ static bool line_is_http(struct str line) {
            memcmp(line.bytes + line.len - version, " HTTP/1.", version - 1) == 0;
 }
 
-/* Compares the line with the table, from left to right. OK: its command can be run. */
+/* Checks the line from left to right. OK: its command can be run. */
 static enum status request_parse(struct request *r) {
     struct str rest = r->line;
     struct str version, verb;
@@ -865,9 +874,9 @@ static enum status request_parse(struct request *r) {
 
 /* == 7. The seam ==================================================================================
  *
- * Part II adds to the server without a word in Part I. Each of its chapters fills one struct, with its
- * rows for the tables and the moments at which it wants to be called, and the last lines of the file
- * list these structs. A member that is NULL adds nothing.
+ * Part II adds to the server without a change in Part I. Each chapter of Part II fills one struct, an
+ * extension. The struct holds rows for the tables of Part I, and functions that Part I calls at certain
+ * moments. A member that is NULL adds nothing. The last lines of the file list these structs.
  *
  * The list is declared here without values, and defined with them at the end of the file (C99, 6.9.2:
  * a tentative definition). If Part II is cut off, the list is all NULL, and Part I is the whole server.
@@ -875,41 +884,44 @@ static enum status request_parse(struct request *r) {
  * What an extension knows of a client is in an array of its own, by descriptor. */
 
 struct extension {
-    struct command *commands; /* its rows, up to one without a verb */
-    struct option *options;   /* its options, up to one without a name */
+    struct command *commands; /* its commands; a row without a verb ends them */
+    struct option *options;   /* its options; a row without a name ends them */
 
-    /* Options are read, and nobody is connected. */
+    /* The options are read, and no client is connected. */
     void (*start)(void);
-    /* A client has connected. False: refuse it with 503. */
+    /* A client has connected. Return false to refuse the client with 503. */
     bool (*opened)(struct client *);
-    /* Its descriptor is about to be closed. */
+    /* The client's descriptor is about to be closed. */
     void (*closed)(struct client *);
-    /* It gets no more than the replies that wait: it said QUIT, or is refused. */
+    /* The client said QUIT, or is refused. It still gets the replies that wait, and no more. */
     void (*leaving)(struct client *);
-    /* So many requests are parsed and none has run. Set `secret` for what stderr must not show. */
+    /* A number of requests are parsed, and none of them has run. Set `secret` of a request that stderr
+     * must not show. */
     void (*parsed)(struct request *, size_t);
-    /* A request is about to run, good or bad. OK, or the reply in its place; WAIT: not now. A command
-     * may return WAIT as well. Whoever does sets wait_until of the client. */
+    /* A request with a known verb is about to run; it may have mistakes. Return OK to let it run,
+     * another status to reply that instead, or WAIT to run it later. If you return WAIT, set the
+     * client's wait_until. A command may return WAIT, too. */
     enum status (*allow)(struct request *);
-    /* It has run, and its reply is in the output buffer. */
+    /* The request has run, and its reply is in the output buffer. */
     void (*answered)(const struct request *);
-    /* A faster str_printable(). It may return less. */
+    /* Does the work of str_printable() in less time. The result may be too small. */
     size_t (*printable)(struct str);
-    /* An entry with a note is about to be freed. */
+    /* An entry whose note is not 0 is about to be freed. */
     void (*forget)(struct entry *);
-    /* Puts the clients that the next turn is about into server.turn. False: let it be all clients. */
+    /* Put the clients that the next turn serves into server.turn, and return true. Return false to let
+     * the turn serve all clients. */
     bool (*choose)(void);
     /* All requests of this turn have run, and no reply has been sent. */
     void (*commit)(void);
-    /* There may be room in the output buffer, and there is something to put there. */
+    /* The client's output is about to be sent. Add to it what is ready and fits. */
     void (*feed)(struct client *);
-    /* The kernel has taken a part of the output. */
+    /* The kernel has taken a part of the client's output. */
     void (*sent)(struct client *);
-    /* When it needs a turn at the latest, or NEVER. */
+    /* Return the time at which you need a turn at the latest, or NEVER. */
     uint64_t (*wake_at)(void);
-    /* The end of a turn: time for a little work. */
+    /* A turn ends. Do a little work, if there is some. */
     void (*turn)(void);
-    /* The loop is over. False: the server ends with a failure. */
+    /* The loop is over. Return false to let the server end with a failure. */
     bool (*stop)(void);
 };
 
@@ -919,8 +931,8 @@ static const struct extension *const extensions[EXTENSIONS_MAX];
     for (const struct extension *const *each = extensions, *x; (x = *each); each++)                \
         if (x->member)
 
-/* The moments that come with each request and each reply: to look through all extensions for them would
- * cost a tenth of the time. */
+/* The functions that are called with each request or each send. To look through all extensions for
+ * them would cost a tenth of the time. */
 static struct {
     enum status (*allow[EXTENSIONS_MAX])(struct request *);
     void (*answered[EXTENSIONS_MAX])(const struct request *);
@@ -928,16 +940,16 @@ static struct {
     void (*sent[EXTENSIONS_MAX])(struct client *);
 } moments;
 
-/* A wire is how requests and replies look on a connection. The lab has one: lines. */
+/* A wire is how requests and replies look on a connection. Part I has one wire: lines. */
 struct wire {
     void (*run)(struct client *);                        /* run what is in the input buffer */
     void (*reply)(struct buf *, const struct request *); /* append a reply to the output */
-    struct str refusal;                                  /* for a newcomer without room */
+    struct str refusal;                                  /* the reply if there is no room */
 };
 
 static const struct wire lines_wire; /* see Connections */
 
-/* How many bytes at the start of it are printable ASCII: most lines are nothing else. */
+/* Returns how many bytes at the start of s are printable ASCII. Most lines have only such bytes. */
 static size_t str_printable(struct str s) {
     size_t i = 0;
     EACH_EXTENSION (x, printable)
@@ -965,20 +977,23 @@ static void requests_parsed(struct request *requests, size_t n) {
 /* == 8. Connections ===============================================================================
  *
  * TCP carries a stream of bytes. It knows nothing of lines: one recv() may bring half a line, or two
- * hundred. So what arrives is collected in the client's input buffer. Every whole line in it is run,
- * and what is left of it waits for the rest.
+ * hundred lines. So the client's input buffer collects the bytes that arrive. The server runs every
+ * whole line in the buffer. The beginning of the next line waits there for its rest.
  *
  *     in:   [ GET a \n | GET b \n | GE ]        out:  [ 200 OK 1 \n | 200 OK 2 \n ]
  *             run        run        waits             leaves with one send()
  *
- * While replies wait to be sent, nothing more is read. So a client that sends and never reads fills
- * its own socket and not the server's memory. That is back-pressure. And one turn reads at most
- * READ_MAX bytes of a client, so that the others wait for that and not for all that it sends. */
+ * The server parses lines in batches, and runs the requests of a batch after that: so the processor can
+ * fetch the memory of several keys at the same time (see Speed).
+ *
+ * While replies wait to be sent, the server reads nothing more from this client. So a client that sends
+ * and never reads fills its own socket and not the server's memory. That is back-pressure. And one turn
+ * reads at most READ_MAX bytes from a client, so that the other clients do not wait long. */
 
 enum {
     READ_MAX = 16384, /* bytes: some 250 small requests */
     BATCH = 64,       /* requests that are parsed before the first of them runs */
-    LINGER_MS = 1000, /* for a client to close after QUIT, and for all when the server stops */
+    LINGER_MS = 1000, /* how long a client may take to close after QUIT, or when the server stops */
 };
 
 /* POSIX has two names for "nothing for now", and lets a signal interrupt any call. */
@@ -1004,7 +1019,7 @@ static void client_quit(struct client *c) {
     c->in.len = 0;
 }
 
-/* Runs the command if every extension allows it, and if the line had nothing wrong. */
+/* Runs the command if every extension allows it and the line has no mistake. */
 static enum status request_execute(struct request *r) {
     for (int i = 0; moments.allow[i]; i++) {
         enum status status = moments.allow[i](r);
@@ -1024,7 +1039,7 @@ static void reply_line(struct buf *out, const struct request *r) {
     buf_append(out, STR("\n"));
 }
 
-/* With --verbose: the line. Where there may be a password, its verb is all that is shown. */
+/* With --verbose: shows the line. Of a line that may hold a password, shows no more than the verb. */
 static void request_show(const struct request *r) {
     struct str line = r->line;
     if (r->secret && r->command) {
@@ -1038,8 +1053,8 @@ static void request_show(const struct request *r) {
     report("request", r->client->name, line);
 }
 
-/* With --verbose: the reply, from `start` in the output on; but only its status, if it is secret or not
- * a line. */
+/* With --verbose: shows the reply, which begins at `start` in the output. If the reply is secret or is
+ * not a line, shows only its status. */
 static void reply_show(const struct request *r, size_t start) {
     struct str reply = str_from(buf_str(&r->client->out), start);
     if (r->status == REPLIED)
@@ -1073,7 +1088,7 @@ static void client_reply(struct client *c, struct request *r) {
         client_quit(c);
 }
 
-/* Runs a request that is parsed. False: it has to wait, and stays in the input buffer. */
+/* Runs a request that is parsed. False: the request has to wait, and stays in the input buffer. */
 static bool client_answer(struct client *c, struct request *r) {
     struct command *command = r->command;
     if (c->out.len >= OUTPUT_MAX)
@@ -1090,7 +1105,7 @@ static bool client_answer(struct client *c, struct request *r) {
     return true;
 }
 
-/* Answers a line that can't be run, whatever it says. */
+/* Answers a line that can't be run, whatever the line says. */
 static void client_refuse(struct client *c, struct str line, const char *reason) {
     struct request r;
     request_begin(&r, c, line);
@@ -1102,7 +1117,8 @@ static void client_refuse(struct client *c, struct str line, const char *reason)
     client_reply(c, &r);
 }
 
-/* Parses whole lines, from `start` in the input buffer on, up to BATCH of them. Returns how many. */
+/* Parses the whole lines from `start` in the input buffer on, but no more than BATCH. Returns how many
+ * it has parsed. */
 static size_t lines_parse(struct client *c, size_t start, struct request *batch) {
     size_t n = 0;
     while (n < BATCH) {
@@ -1122,7 +1138,7 @@ static size_t lines_parse(struct client *c, size_t start, struct request *batch)
     return n;
 }
 
-/* Drops the rest of a line that was too long, and is answered already. */
+/* Drops the rest of a line that was too long. The line is answered already. */
 static void client_skip(struct client *c) {
     char *lf = memchr(c->in.bytes, '\n', c->in.len);
     size_t rest = lf ? (size_t)(lf + 1 - c->in.bytes) : c->in.len;
@@ -1131,7 +1147,7 @@ static void client_skip(struct client *c) {
 }
 
 /* What is left in the input buffer has no LF. If the buffer is full, the line is too long. If nothing
- * more will come, the line was cut short, and nobody knows whether it is whole. */
+ * more will come, a part of the line may be missing. Such lines are answered, but do not run. */
 static void client_run_rest(struct client *c) {
     bool too_long = c->in.len == REQUEST_MAX;
     bool cut_short = c->in.len > 0 && c->phase == ENDING;
@@ -1147,7 +1163,8 @@ static void client_run_rest(struct client *c) {
     c->skipping = too_long;
 }
 
-/* Runs the whole lines in the input buffer, until there are no more, or one of them has to wait. */
+/* Runs the whole lines in the input buffer, until there are no more, or one of them has to wait. A full
+ * batch means that more lines may wait. */
 static void client_run_lines(struct client *c) {
     struct request batch[BATCH];
     size_t start = 0; /* of what has not been run */
@@ -1179,7 +1196,8 @@ static void client_read(struct client *c) {
     char *end = c->in.bytes + c->in.len;
     ssize_t n = recv(client_fd(c), end, room < READ_MAX ? room : READ_MAX, 0);
     if (n < 0 && would_block()) {
-        /* When the server stops, a client that has sent nothing more is done. */
+        /* When the server stops, a client is done if it has sent nothing more. After EINTR nobody
+         * knows whether it has. */
         if (server.stopping && c->phase == OPEN && errno != EINTR)
             client_quit(c);
         return;
@@ -1224,17 +1242,17 @@ static void client_flush(struct client *c) {
     }
 }
 
-/* A request of the client has to wait, and it is not yet time to try again. */
+/* Whether a request of the client waits, and the time to try it again has not come. */
 static bool client_must_wait(const struct client *c) {
     return c->pending && c->wait_until > server.now;
 }
 
-/* Something is left to do for the client before the server reads from it again. */
+/* Whether there is work to do for the client before the server reads from it again. */
 static bool client_is_behind(const struct client *c) {
     return c->pending || c->out.len > 0;
 }
 
-/* When all replies are sent, some states are over. */
+/* When all replies are sent, the phases ENDING and QUITTING are over. */
 static void client_settle(struct client *c) {
     if (client_is_behind(c))
         return;
@@ -1248,8 +1266,8 @@ static void client_settle(struct client *c) {
         client_close(c, strerror(errno));
 }
 
-/* When to close the client, or NEVER. Half a line is no sign of life: a byte now and then would keep
- * a connection for ever. */
+/* Returns when to close the client, or NEVER. Only a whole request or a send counts as activity.
+ * Otherwise a client could keep its connection for ever with a byte now and then. */
 static uint64_t client_deadline(const struct client *c) {
     uint64_t seconds = (uint64_t)options[TIMEOUT].value;
     if (c->phase == LINGERING)
@@ -1259,9 +1277,10 @@ static uint64_t client_deadline(const struct client *c) {
     return c->last_active + seconds * 1000;
 }
 
-/* What the loop waits for: to write while the client is behind, else to read. A request that has to
- * wait for something else waits for neither. A socket with free room is always writable, so a client
- * with `pending` requests and nothing to send has its next turn at once. */
+/* Puts the client into the set that the loop waits for: into writable while the client is behind, else
+ * into readable. A client whose request must wait, and who has no replies to get, is in neither. A
+ * socket with free room is always writable, so a client with `pending` requests and nothing to send has
+ * its next turn at once. */
 static void client_watch(const struct client *c, fd_set *readable, fd_set *writable) {
     int fd = client_fd(c);
     if (c->out.len > 0 || (c->pending && !client_must_wait(c)))
@@ -1279,11 +1298,11 @@ static void client_watch(const struct client *c, fd_set *readable, fd_set *writa
  * A set holds descriptors below FD_SETSIZE, 1,024 as a rule. With a higher one, FD_SET() would write
  * past its end. So the server takes no client whose descriptor is too high.
  *
- * A signal that comes just before a wait would be seen only after it. pselect() closes that gap:
- * SIGINT and SIGTERM are blocked at all times, but not while pselect() waits (POSIX, pselect). */
+ * A signal that comes just before a wait would be seen only after the wait. pselect() closes that gap:
+ * SIGINT and SIGTERM are blocked (the kernel keeps them back), except while pselect() waits. */
 
 enum {
-    ACCEPT_PAUSE_MS = 100, /* after accept() has failed: tried at once, it would fail again */
+    ACCEPT_PAUSE_MS = 100, /* after accept() has failed; at once, it would fail again */
     STOP_STEP_MS = 10,     /* the longest wait while the server stops */
     WAIT_MAX = 86400000,   /* ms, a day: POSIX lets pselect() refuse more than 31 */
 };
@@ -1360,8 +1379,8 @@ static void on_signal(int signal) {
     caught_signal = signal;
 }
 
-/* If a descriptor is ready at once, pselect() may return without letting a signal in. Under load the
- * signal would never be seen. It is still pending then. */
+/* pselect() may return without delivering a blocked signal, if a descriptor is ready at once. A busy
+ * server would then never see the signal, so ask sigpending(), too. */
 static void loop_check_signals(void) {
     sigset_t pending;
     sigemptyset(&pending);
@@ -1372,7 +1391,7 @@ static void loop_check_signals(void) {
         server.stopping = "SIGTERM";
 }
 
-/* A turn is about all clients, unless an extension chooses. */
+/* Chooses the clients that this turn serves: all of them, unless an extension chooses. */
 static void loop_choose(void) {
     server.turn_all = false;
     EACH_EXTENSION (x, choose) {
@@ -1386,7 +1405,7 @@ static void loop_choose(void) {
             server.turn[server.turn_len++] = fd;
 }
 
-/* Puts into the sets what there is to wait for. Returns when to stop waiting, or NEVER. */
+/* Puts the descriptors to wait for into the sets. Returns when to stop waiting, or NEVER. */
 static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     uint64_t until = NEVER;
     FD_ZERO(readable);
@@ -1435,8 +1454,8 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
     loop_check_signals();
 }
 
-/* Reads from a client that has sent something, and runs it. When the server stops, it reads from every
- * client once more: what has arrived by then is answered. */
+/* Reads from a client that has sent something, and runs its requests. When the server stops, it reads
+ * from every client once more, so that it answers what has arrived by then. */
 static void loop_serve(struct client *c, bool readable, bool writable) {
     if (writable)
         c->blocked = false;
@@ -1471,12 +1490,12 @@ static void loop_turn(void) {
         x->turn();
 }
 
-/* Serves until a signal or QUIT ends it. Then those who wait to connect are the last to be taken, what
- * has arrived is answered, and each client has LINGER_MS to read that and to close. */
+/* Serves until a signal or QUIT ends it. To stop: accept the connections that already wait, answer what
+ * has arrived, then give each client LINGER_MS to read and close. */
 static void loop_run(void) {
     while (!server.stopping)
         loop_turn();
-    server.turn_len = 0; /* room for the newcomers: some in it may be closed */
+    server.turn_len = 0; /* makes room for the newcomers */
     for (int i = 0; i < server.listeners_len; i++) {
         loop_accept(server.listeners[i], server.wires[i]);
         close(server.listeners[i]);
@@ -1493,8 +1512,8 @@ static void loop_run(void) {
 
 /* == 10. Start ====================================================================================
  *
- * The options, the listening socket, the loop. What goes wrong before the loop is told in one line.
- * The exit status is then 2 if the command line is at fault, and 1 if the system is. */
+ * The options, the listening socket, the loop. An error before the loop ends the server with one line
+ * on stderr. The exit status is then 2 if the command line is wrong, and 1 if a system call failed. */
 
 enum {
     EXIT_USAGE = 2,
@@ -1525,7 +1544,8 @@ static void start_tables(void) {
         moments.sent[sent++] = x->sent;
 }
 
-/* An empty text is refused: a script whose variable is not set would run without its file. */
+/* An empty text is refused. Otherwise a script whose variable is not set would start a server without
+ * its file. */
 static void option_set(struct option *o, const char *value) {
     char *end;
     if (!o->argument) {
@@ -1612,8 +1632,8 @@ static void help_print(void) {
         printf("  KV/1.0 %s%s%s\n", row->verb, row->arguments[0] ? " " : "", row->arguments);
 }
 
-/* If stdin, stdout or stderr were closed, a client would get its number, and diagnostics would go to
- * that client. So /dev/null gets these numbers. */
+/* If stderr is closed, a client could get its descriptor, and diagnostics would go to that client. So
+ * /dev/null takes the descriptors of stdin, stdout and stderr that are closed. */
 static void start_standard_files(void) {
     int fd = STDIN_FILENO;
     while (fd >= 0 && fd <= STDERR_FILENO)
@@ -1632,8 +1652,8 @@ static void start_store(void) {
         DIE(EXIT_FAILURE, "out of memory");
 }
 
-/* SIGPIPE comes of sending to a client that is gone, and would end the server. Without the signal,
- * send() fails, and that is enough. */
+/* If the server sends to a client that is gone, the kernel sends SIGPIPE to the server, which would end
+ * the server. So the server ignores SIGPIPE. Then send() fails, and the server closes that client. */
 static void start_signals(void) {
     struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
     sigset_t stops;
@@ -1648,8 +1668,9 @@ static void start_signals(void) {
         DIE(EXIT_FAILURE, "sigaction: %s", strerror(errno));
 }
 
-/* Without SO_REUSEADDR, connections of a server that has stopped would keep the next one from its port
- * for a minute, in TIME-WAIT (RFC 9293, section 3.6.1). -1: errno says why. */
+/* After a server has stopped, the kernel remembers its connections for a minute (TIME-WAIT; RFC 9293,
+ * section 3.6.1). Without SO_REUSEADDR, the next server could not listen on the same port during that
+ * minute. -1: errno says why. */
 static int listen_on(const struct addrinfo *a) {
     int on = 1;
     int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
@@ -1665,7 +1686,7 @@ static int listen_on(const struct addrinfo *a) {
     return -1;
 }
 
-/* Opens a socket for newcomers of a wire. `what` goes before its address on stderr. */
+/* Opens a socket to which the clients of a wire connect. `what` goes before its address on stderr. */
 static void start_listening(const struct wire *wire, long number, const char *what) {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
     struct sockaddr_storage address;
