@@ -153,16 +153,20 @@ static struct str str_from(struct str s, size_t start) {
     return (struct str){s.bytes + start, s.len - start};
 }
 
-/* Cuts the first field off *rest, and the space after it. False: there was no space, and the field is
- * the last one. After "GET " comes one more field, which is empty; after "GET" comes none. */
-static bool str_cut_field(struct str *rest, struct str *field) {
-    const char *space = memchr(rest->bytes, ' ', rest->len);
-    *field = *rest;
-    if (!space)
-        return false;
-    field->len = (size_t)(space - rest->bytes);
-    *rest = str_from(*rest, field->len + 1);
-    return true;
+/* Splits text at its spaces into fields, but no more than max. The last field is all that is left, with
+ * its spaces. Returns how many fields there are: "GET" has one, "GET " has two, and the second one is
+ * empty. */
+static int str_split(struct str text, struct str *fields, int max) {
+    int n = 0;
+    for (; n < max - 1; n++) {
+        const char *space = memchr(text.bytes, ' ', text.len);
+        if (!space)
+            break;
+        fields[n] = (struct str){text.bytes, (size_t)(space - text.bytes)};
+        text = str_from(text, fields[n].len + 1);
+    }
+    fields[n] = text;
+    return n + 1;
 }
 
 /* RFC 5234 calls these bytes CTL: %x00-1F and %x7F. */
@@ -813,18 +817,8 @@ static const char *request_reason(const struct request *r) {
     return server.text;
 }
 
-/* Cuts the arguments off rest, and checks their form. `more` is true if there is an argument, which may
- * be empty. */
-static enum status request_arguments(struct request *r, bool more, struct str rest) {
-    int given = 0;
-    r->key = r->value = STR("");
-    if (more) {
-        given = 1;
-        if (str_cut_field(&rest, &r->key)) {
-            given = 2;
-            r->value = rest;
-        }
-    }
+/* Checks the form of the arguments in key and value. `given` says how many of them the line has. */
+static enum status request_arguments(struct request *r, int given) {
     if (given < r->command->min || given > r->command->max)
         return BAD_REQUEST;
     if ((given > 0 && !r->key.len) || (given > 1 && !r->value.len))
@@ -850,26 +844,24 @@ static bool line_is_http(struct str line) {
 
 /* Checks the line from left to right. OK: its command can be run. */
 static enum status request_parse(struct request *r) {
-    struct str rest = r->line;
-    struct str version, verb;
-    bool more = str_cut_field(&rest, &version);
-    if (!str_equal(version, STR("KV/1.0"))) {
+    struct str fields[4] = {{0}}; /* version, verb, key, value */
+    int n = str_split(r->line, fields, 4);
+    if (!str_equal(fields[0], STR("KV/1.0"))) {
         r->close = line_is_http(r->line);
         r->reason = r->close ? "this is HTTP: nothing after it is run"
                              : "a request begins with KV/1.0 and a space";
         return UPGRADE;
     }
-    if (!more)
-        rest = STR("");
-    more = str_cut_field(&rest, &verb);
-    r->command = command_named(verb);
+    r->command = command_named(fields[1]);
     if (!str_is_text(r->line))
         return request_refuse(r, "the line is not UTF-8, or has a NUL in it");
-    if (!verb.len)
+    if (!fields[1].len)
         return request_refuse(r, "the verb is missing");
     if (!r->command)
         return request_refuse(r, "there is no such verb; verbs are upper case");
-    return request_arguments(r, more, rest);
+    r->key = fields[2];
+    r->value = fields[3];
+    return request_arguments(r, n - 2);
 }
 
 /* == 7. The seam ==================================================================================
@@ -2485,14 +2477,17 @@ static enum status client_find(struct str who, struct client **found) {
 
 /* The form of the inner command comes first, and then whether there is such a client. */
 static enum status command_manage(struct request *r) {
-    struct str who = r->key, rest = r->value, verb;
+    struct str who = r->key;
+    struct str fields[3] = {{0}}; /* verb, key, value */
     struct client *other;
-    bool more = str_cut_field(&rest, &verb);
-    struct command *inner = command_named(verb);
+    int n = str_split(r->value, fields, 3);
+    struct command *inner = command_named(fields[0]);
     if (!inner || !(inner->flags & MANAGEABLE))
         return BAD_REQUEST;
     r->command = inner;
-    r->status = request_arguments(r, more, rest);
+    r->key = fields[1];
+    r->value = fields[2];
+    r->status = request_arguments(r, n - 1);
     if (r->status != OK)
         return r->status;
     enum status status = client_find(who, &other);

@@ -32,8 +32,10 @@ end
 break request_arguments
 commands
     silent
-    printf "request_arguments   verb: %s, rest: ", r->command->verb
-    output *rest.bytes@rest.len
+    printf "request_arguments   verb: %s, key: ", r->command->verb
+    output *r->key.bytes@r->key.len
+    printf ", value: "
+    output *r->value.bytes@r->value.len
     echo \n
     continue
 end

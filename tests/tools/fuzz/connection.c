@@ -129,14 +129,13 @@ static const char *const answers[][2] = {
 static void check_status(struct str line, struct str answer) {
     const char *allowed = "400";
     char code[4] = "";
-    struct str version, verb = STR("");
+    struct str fields[3] = {{0}}; /* version, verb, the rest */
     bool known = false;
-    if (str_cut_field(&line, &version))
-        str_cut_field(&line, &verb);
+    str_split(line, fields, 3);
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
-        if (str_equal(verb, str_of(answers[i][0])))
+        if (str_equal(fields[1], str_of(answers[i][0])))
             allowed = answers[i][1];
-    if (!str_equal(version, STR("KV/1.0")))
+    if (!str_equal(fields[0], STR("KV/1.0")))
         allowed = "426";
     for (size_t i = OK; i < sizeof statuses / sizeof *statuses; i++) {
         size_t len = strlen(statuses[i]);
@@ -199,7 +198,7 @@ static void check_lines(struct peer *p, bool exact) {
             MUST(!exact);
             return;
         }
-        struct str line = {begin, lf ? len - 1 : len}, rest, version;
+        struct str line = {begin, lf ? len - 1 : len}, fields[2];
         bool partial = len > REQUEST_MAX || !lf;
         if (!partial && line.len && line.bytes[line.len - 1] == '\r')
             line.len--;
@@ -215,9 +214,8 @@ static void check_lines(struct peer *p, bool exact) {
         failures += str_is(answer, statuses[UNAUTHORIZED]);
         bool bye = !partial && str_is(line, "KV/1.0 QUIT");
         MUST(!bye || str_is(answer, "200 OK bye"));
-        rest = line;
-        str_cut_field(&rest, &version);
-        bool is_http = !str_is(version, "KV/1.0") && line_is_http(line);
+        str_split(line, fields, 2);
+        bool is_http = !str_is(fields[0], "KV/1.0") && line_is_http(line);
         if (is_http || bye || failures == FAILURES_MAX)
             break;
     }
