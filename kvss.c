@@ -631,11 +631,13 @@ static struct {
     const char *stopping; /* why the server stops; NULL: it serves */
     uint64_t stop_by;     /* while it stops: it ends at this time at the latest */
     uint64_t accept_at;   /* do not accept() before this time */
-    int listeners[2];     /* sockets that newcomers connect to, and their wires */
-    const struct wire *wires[2];
+    struct listener {
+        const struct wire *wire; /* of its clients */
+        int fd;
+    } listeners[2]; /* the sockets to which clients connect */
     int listeners_len;
     int fd_limit;         /* clients have descriptors below this; the server keeps the others */
-    int fd_highest;       /* the highest descriptor that a client has had */
+    int fd_highest;       /* the highest descriptor that a listener or a client has had */
     int clients;          /* how many are connected */
     sigset_t signals;     /* blocked while pselect() waits; SIGINT and SIGTERM are not */
     int turn[FD_SETSIZE]; /* the descriptors of the clients that this turn serves */
@@ -1347,12 +1349,12 @@ static void loop_admit(int fd, const struct wire *wire, const char *name) {
 }
 
 /* Takes everybody who waits to connect, but in one turn no more than listen() lets wait. */
-static void loop_accept(int listener, const struct wire *wire) {
+static void loop_accept(const struct listener *listener) {
     for (int i = 0; i < SOMAXCONN; i++) {
         struct sockaddr_storage address;
         socklen_t len = sizeof address;
         char name[ADDRESS_MAX];
-        int fd = accept(listener, (struct sockaddr *)&address, &len);
+        int fd = accept(listener->fd, (struct sockaddr *)&address, &len);
         if (fd < 0 && errno == ECONNABORTED)
             continue; /* the newcomer has left already */
         if (fd < 0 && would_block())
@@ -1363,7 +1365,7 @@ static void loop_accept(int listener, const struct wire *wire) {
             return;
         }
         address_name(&address, len, name);
-        loop_admit(fd, wire, name);
+        loop_admit(fd, listener->wire, name);
     }
 }
 
@@ -1417,7 +1419,7 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
         if (server.now < server.accept_at)
             until = earlier(until, server.accept_at);
         else
-            FD_SET(server.listeners[i], readable);
+            FD_SET(server.listeners[i].fd, readable);
     }
     return until;
 }
@@ -1431,12 +1433,8 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
         wait.tv_sec = (time_t)(ms / 1000);
         wait.tv_nsec = (long)(ms % 1000) * 1000000;
     }
-    int highest = server.fd_highest;
-    for (int i = 0; i < server.listeners_len; i++)
-        if (server.listeners[i] > highest)
-            highest = server.listeners[i];
     struct timespec *limit = until == NEVER ? NULL : &wait;
-    if (pselect(highest + 1, readable, writable, NULL, limit, &server.signals) < 0) {
+    if (pselect(server.fd_highest + 1, readable, writable, NULL, limit, &server.signals) < 0) {
         if (errno != EINTR && errno != ENOMEM)
             DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
         FD_ZERO(readable);
@@ -1463,8 +1461,8 @@ static void loop_turn(void) {
     loop_choose();
     loop_wait(&readable, &writable);
     for (int i = 0; i < server.listeners_len; i++)
-        if (FD_ISSET(server.listeners[i], &readable))
-            loop_accept(server.listeners[i], server.wires[i]);
+        if (FD_ISSET(server.listeners[i].fd, &readable))
+            loop_accept(&server.listeners[i]);
     for (int i = 0; i < server.turn_len; i++) {
         int fd = server.turn[i];
         loop_serve(&clients[fd], FD_ISSET(fd, &readable), FD_ISSET(fd, &writable));
@@ -1489,8 +1487,8 @@ static void loop_run(void) {
         loop_turn();
     server.turn_len = 0; /* makes room for the newcomers */
     for (int i = 0; i < server.listeners_len; i++) {
-        loop_accept(server.listeners[i], server.wires[i]);
-        close(server.listeners[i]);
+        loop_accept(&server.listeners[i]);
+        close(server.listeners[i].fd);
     }
     server.listeners_len = 0;
     report("stop", server.stopping, STR(""));
@@ -1697,8 +1695,9 @@ static void start_listening(const struct wire *wire, long number, const char *wh
     freeaddrinfo(found);
     if (fd >= FD_SETSIZE)
         DIE(EXIT_FAILURE, "too many files are open already");
-    server.listeners[server.listeners_len] = fd;
-    server.wires[server.listeners_len++] = wire;
+    if (fd > server.fd_highest)
+        server.fd_highest = fd;
+    server.listeners[server.listeners_len++] = (struct listener){wire, fd};
     address_name(&address, len, name);
     fprintf(stderr, "kvss: %s on %s\n", what, name);
 }
@@ -3959,7 +3958,7 @@ static void compact_child(int server_end, pid_t parent) {
     int niceness = nice(COMPACT_NICE);
     (void)niceness; /* it does its work, however nice it is */
     for (int i = 0; i < server.listeners_len; i++)
-        close(server.listeners[i]);
+        close(server.listeners[i].fd);
     for (int fd = 0; fd <= server.fd_highest; fd++)
         if (clients[fd].phase != CLOSED)
             close(fd);

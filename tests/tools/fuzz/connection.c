@@ -364,8 +364,9 @@ static void play(const uint8_t *data, size_t size) {
 static void listen_for(int number, const struct wire *wire) {
     int fd = fd_new(FD_LISTENER);
     sys.fds[fd].number = number;
-    server.listeners[server.listeners_len] = fd;
-    server.wires[server.listeners_len++] = wire;
+    if (fd > server.fd_highest)
+        server.fd_highest = fd;
+    server.listeners[server.listeners_len++] = (struct listener){wire, fd};
 }
 
 /* As main() does it. */
