@@ -183,33 +183,20 @@ static bool str_has_control(struct str s) {
     return false;
 }
 
-/* Returns how many bytes follow the first byte of a character in UTF-8. -1: no character begins with
- * this byte. */
-static int utf8_following(unsigned char first) {
-    if (first < 0x80)
-        return 0;
-    if (first >= 0xC2 && first <= 0xDF)
-        return 1;
-    if (first >= 0xE0 && first <= 0xEF)
-        return 2;
-    if (first >= 0xF0 && first <= 0xF4)
-        return 3;
-    return -1;
-}
-
 /* Whether s is UTF-8 without a NUL (RFC 3629). UTF-8 could write one character in several lengths, but
  * only the shortest is allowed. Otherwise a client could hide a character from a check by writing it
  * longer. U+D800 to U+DFFF belong to UTF-16, and U+10FFFF is the last character. */
 static bool str_is_text(struct str s) {
-    static const uint32_t least[] = {1, 0x80, 0x800,
-                                     0x10000}; /* by the number of following bytes */
+    static const uint32_t least[] = {1, 0x80, 0x800, 0x10000}; /* the index is `following` */
     size_t i = str_printable(s);
     while (i < s.len) {
-        unsigned char first = (unsigned char)s.bytes[i++];
-        int following = utf8_following(first);
-        if (following < 0)
-            return false;
-        uint32_t character = following ? first & (0x3FU >> following) : first;
+        uint32_t character = (unsigned char)s.bytes[i++];
+        /* The first byte says how many bytes follow. */
+        int following = (character >= 0xC0) + (character >= 0xE0) + (character >= 0xF0);
+        if ((character >= 0x80 && character < 0xC0) || character > 0xF4)
+            return false; /* no character begins with this byte */
+        if (following > 0)
+            character &= 0x3FU >> following;
         for (int k = 0; k < following; k++) {
             if (i == s.len || (s.bytes[i] & 0xC0) != 0x80)
                 return false;
