@@ -1086,18 +1086,6 @@ static bool client_answer(struct client *c, struct request *r) {
     return true;
 }
 
-/* Answers a line that can't be run, whatever the line says. */
-static void client_refuse(struct client *c, struct str line, const char *reason) {
-    struct request r;
-    request_begin(&r, c, line);
-    r.status = request_parse(&r);
-    requests_parsed(&r, 1);
-    r.status = BAD_REQUEST;
-    if (!r.close)
-        r.reason = reason;
-    client_reply(c, &r);
-}
-
 /* Parses the whole lines from `start` in the input buffer on, but no more than BATCH. Returns how many
  * it has parsed. */
 static size_t lines_parse(struct client *c, size_t start, struct request *batch) {
@@ -1128,8 +1116,10 @@ static void client_skip(struct client *c) {
 }
 
 /* What is left in the input buffer has no LF. If the buffer is full, the line is too long. If nothing
- * more will come, a part of the line may be missing. Such lines are answered, but do not run. */
+ * more will come, a part of the line may be missing. Such a line is refused, whatever it says. It is
+ * parsed because it may be HTTP, or secret. */
 static void client_run_rest(struct client *c) {
+    struct request r;
     bool too_long = c->in.len == REQUEST_MAX;
     bool cut_short = c->in.len > 0 && c->phase == ENDING;
     if (!too_long && !cut_short)
@@ -1138,8 +1128,13 @@ static void client_run_rest(struct client *c) {
         c->pending = true; /* until there is room for one more reply */
         return;
     }
-    struct str line = buf_str(&c->in);
-    client_refuse(c, line, too_long ? "the line is longer than 65536 bytes" : "the line has no LF");
+    request_begin(&r, c, buf_str(&c->in));
+    r.status = request_parse(&r);
+    requests_parsed(&r, 1);
+    r.status = BAD_REQUEST;
+    if (!r.close)
+        r.reason = too_long ? "the line is longer than 65536 bytes" : "the line has no LF";
+    client_reply(c, &r);
     c->in.len = 0;
     c->skipping = too_long;
 }
