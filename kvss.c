@@ -1280,7 +1280,7 @@ static void client_watch(const struct client *c, fd_set *readable, fd_set *writa
 enum {
     ACCEPT_PAUSE_MS = 100, /* after accept() has failed; at once, it would fail again */
     STOP_STEP_MS = 10,     /* the longest wait while the server stops */
-    WAIT_MAX = 86400000,   /* ms, a day: POSIX lets pselect() refuse more than 31 */
+    WAIT_MAX = 86400000,   /* ms, a day: pselect() may refuse to wait more than 31 days */
 };
 
 static volatile sig_atomic_t caught_signal; /* SIGINT or SIGTERM; 0: none so far */
@@ -1381,9 +1381,9 @@ static void loop_choose(void) {
             server.turn[server.turn_len++] = fd;
 }
 
-/* Puts the descriptors to wait for into the sets. Returns when to stop waiting, or NEVER. */
+/* Puts the descriptors to wait for into the sets. Returns when to stop waiting. */
 static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
-    uint64_t until = NEVER;
+    uint64_t until = server.now + WAIT_MAX;
     FD_ZERO(readable);
     FD_ZERO(writable);
     if (server.stopping)
@@ -1406,17 +1406,12 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
     return until;
 }
 
-/* Waits until something is ready. */
+/* Waits until something is ready, or there is something to do. */
 static void loop_wait(fd_set *readable, fd_set *writable) {
-    struct timespec wait = {0, 0};
     uint64_t until = loop_watch(readable, writable);
-    if (until > server.now) {
-        uint64_t ms = earlier(until - server.now, WAIT_MAX);
-        wait.tv_sec = (time_t)(ms / 1000);
-        wait.tv_nsec = (long)(ms % 1000) * 1000000;
-    }
-    struct timespec *limit = until == NEVER ? NULL : &wait;
-    if (pselect(server.fd_highest + 1, readable, writable, NULL, limit, &server.signals) < 0) {
+    uint64_t ms = until > server.now ? until - server.now : 0;
+    struct timespec wait = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+    if (pselect(server.fd_highest + 1, readable, writable, NULL, &wait, &server.signals) < 0) {
         if (errno != EINTR && errno != ENOMEM)
             DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
         FD_ZERO(readable);

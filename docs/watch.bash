@@ -36,6 +36,6 @@ esac
 wait $watcher || :
 case $tool in
 log) sed -n '/ connect /,/ disconnect /p' "$work/log" ;;
-strace) sed -n '/^pselect6/,$p' "$work/calls" | sed '/ERESTART/,$d' ;;
+strace) sed -n '/^pselect6/,$p' "$work/calls" | sed '/ERESTART/,$d; s/, left {[^}]*}//' ;;
 gdb) sed -n '/^loop_accept/,$p' "$work/functions" ;;
 esac
