@@ -696,8 +696,8 @@ enum {
 
 struct command {
     const char *verb;
-    const char *arguments; /* their names in --help */
-    int min, max; /* how many; the second argument is the rest of the line with its spaces */
+    const char *usage; /* the verb, and the names of the arguments */
+    int min, max;      /* how many arguments; the second one is the rest of the line */
     enum status (*run)(struct request *);
     int flags;
     unsigned long long count; /* requests so far */
@@ -738,11 +738,11 @@ static enum status command_quit(struct request *r) {
 static enum status command_stats(struct request *r); /* shows the counts of the table */
 
 static struct command commands[] = {
-    {"PUT", "key value", 2, 2, command_put, CHANGES | ADDS | MANAGEABLE, 0},
-    {"GET", "key", 1, 1, command_get, MANAGEABLE, 0},
-    {"DEL", "key", 1, 1, command_del, CHANGES | MANAGEABLE, 0},
-    {"STATS", "[all]", 0, 1, command_stats, 0, 0},
-    {"QUIT", "", 0, 0, command_quit, 0, 0},
+    {"PUT", "PUT key value", 2, 2, command_put, CHANGES | ADDS | MANAGEABLE, 0},
+    {"GET", "GET key", 1, 1, command_get, MANAGEABLE, 0},
+    {"DEL", "DEL key", 1, 1, command_del, CHANGES | MANAGEABLE, 0},
+    {"STATS", "STATS [all]", 0, 1, command_stats, 0, 0},
+    {"QUIT", "QUIT", 0, 0, command_quit, 0, 0},
     {0},
 };
 
@@ -800,9 +800,7 @@ static enum status request_refuse(struct request *r, const char *reason) {
 static const char *request_reason(const struct request *r) {
     if (r->reason || r->status != BAD_REQUEST || !r->command)
         return r->reason;
-    const char *space = r->command->arguments[0] ? " " : "";
-    snprintf(server.text, sizeof server.text, "usage: %s%s%s", r->command->verb, space,
-             r->command->arguments);
+    snprintf(server.text, sizeof server.text, "usage: %s", r->command->usage);
     return server.text;
 }
 
@@ -1596,7 +1594,7 @@ static void help_print(void) {
     }
     printf("\nRequests, one a line:\n");
     EACH_COMMAND (row)
-        printf("  KV/1.0 %s%s%s\n", row->verb, row->arguments[0] ? " " : "", row->arguments);
+        printf("  KV/1.0 %s\n", row->usage);
 }
 
 /* If stderr is closed, a client could get its descriptor, and diagnostics would go to that client. So
@@ -2219,9 +2217,9 @@ static enum status command_ttl(struct request *r) {
 }
 
 static struct command expiry_commands[] = {
-    {"EXPIRE", "key seconds", 2, 2, command_expire, CHANGES | ADDS | BECOMES, 0},
-    {"EXPIREAT", "key unixtime", 2, 2, command_expireat, CHANGES | ADDS, 0},
-    {"TTL", "key", 1, 1, command_ttl, 0, 0},
+    {"EXPIRE", "EXPIRE key seconds", 2, 2, command_expire, CHANGES | ADDS | BECOMES, 0},
+    {"EXPIREAT", "EXPIREAT key unixtime", 2, 2, command_expireat, CHANGES | ADDS, 0},
+    {"TTL", "TTL key", 1, 1, command_ttl, 0, 0},
     {0},
 };
 
@@ -2488,9 +2486,9 @@ static void roles_parsed(struct request *batch, size_t n) {
 }
 
 static struct command roles_commands[] = {
-    {"WHOAMI", "", 0, 0, command_whoami, 0, 0},
-    {"AUTH", "user password", 2, 2, command_auth, SECRET, 0},
-    {"MANAGE", "port command", 2, 2, command_manage, MANAGERS, 0},
+    {"WHOAMI", "WHOAMI", 0, 0, command_whoami, 0, 0},
+    {"AUTH", "AUTH user password", 2, 2, command_auth, SECRET, 0},
+    {"MANAGE", "MANAGE port command", 2, 2, command_manage, MANAGERS, 0},
     {0},
 };
 
@@ -3167,11 +3165,11 @@ static void mailboxes_turn(void) {
 }
 
 static struct command mailboxes_commands[] = {
-    {"CREATE", "user", 1, 1, command_create, MAILBOX, 0},
-    {"DELETE", "user", 1, 1, command_delete, MAILBOX, 0},
-    {"LIST", "[pattern]", 0, 1, command_list, MAILBOX, 0},
-    {"SEND", "user text", 2, 2, command_send, MAILBOX, 0},
-    {"CONNECT", "user", 1, 1, command_connect, MAILBOX, 0},
+    {"CREATE", "CREATE user", 1, 1, command_create, MAILBOX, 0},
+    {"DELETE", "DELETE user", 1, 1, command_delete, MAILBOX, 0},
+    {"LIST", "LIST [pattern]", 0, 1, command_list, MAILBOX, 0},
+    {"SEND", "SEND user text", 2, 2, command_send, MAILBOX, 0},
+    {"CONNECT", "CONNECT user", 1, 1, command_connect, MAILBOX, 0},
     {0},
 };
 
@@ -4195,7 +4193,7 @@ static enum status command_compact(struct request *r) {
 }
 
 static struct command compact_commands[] = {
-    {"COMPACT", "", 0, 0, command_compact, 0, 0},
+    {"COMPACT", "COMPACT", 0, 0, command_compact, 0, 0},
     {0},
 };
 
