@@ -1530,15 +1530,6 @@ static void option_set(struct option *o, const char *value) {
         DIE(EXIT_USAGE, "%s: '%s' is not a number from %ld to %ld", o->name, value, o->min, o->max);
 }
 
-/* `name` is a letter, or a name of several letters. NULL: there is no such option. */
-static struct option *option_named(struct str name, bool is_long) {
-    EACH_OPTION (o) {
-        if (is_long ? str_is(name, o->name) : name.bytes[0] == o->letter)
-            return o;
-    }
-    return NULL;
-}
-
 /* Reads the option in words[i]: -p 9001, -p9001, --port 9001 or --port=9001. Returns the index of the
  * last word that belongs to it. */
 static int option_read(char **words, int i) {
@@ -1546,7 +1537,11 @@ static int option_read(char **words, int i) {
     bool is_long = word[1] == '-';
     const char *start = word + 1 + is_long;
     struct str name = {start, is_long ? strcspn(start, "=") : 1};
-    struct option *o = option_named(name, is_long);
+    struct option *o = NULL;
+    EACH_OPTION (each) {
+        if (is_long ? str_is(name, each->name) : *start == each->letter)
+            o = each;
+    }
     if (!o)
         DIE(EXIT_USAGE, "%s: no such option; see kvss --help", word);
     const char *value = start[name.len] ? start + name.len + is_long : NULL;
