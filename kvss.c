@@ -1189,30 +1189,24 @@ static void client_read(struct client *c) {
     c->wire->run(c);
 }
 
-static void client_send(struct client *c) {
-    ssize_t n = send(client_fd(c), c->out.bytes, c->out.len, 0);
-    if (n < 0 && !would_block()) {
-        client_close(c, strerror(errno));
-        return;
-    }
-    if (n > 0) {
-        server.bytes_out += (uint64_t)n;
-        c->last_active = server.now;
-        buf_consume(&c->out, (size_t)n);
-        for (int i = 0; moments.sent[i]; i++)
-            moments.sent[i](c);
-    }
-    c->blocked = c->out.len > 0;
-}
-
 /* Sends what there is, until the kernel takes no more. */
-static void client_flush(struct client *c) {
+static void client_send(struct client *c) {
     while (c->phase != CLOSED && !c->blocked) {
         for (int i = 0; moments.feed[i]; i++)
             moments.feed[i](c);
         if (c->out.len == 0)
             return;
-        client_send(c);
+        ssize_t n = send(client_fd(c), c->out.bytes, c->out.len, 0);
+        if (n < 0 && !would_block())
+            client_close(c, strerror(errno));
+        if (n > 0) {
+            server.bytes_out += (uint64_t)n;
+            c->last_active = server.now;
+            buf_consume(&c->out, (size_t)n);
+            for (int i = 0; moments.sent[i]; i++)
+                moments.sent[i](c);
+        }
+        c->blocked = c->out.len > 0;
     }
 }
 
@@ -1446,7 +1440,7 @@ static void loop_turn(void) {
         x->commit();
     for (int i = 0; i < server.turn_len; i++) {
         struct client *c = &clients[server.turn[i]];
-        client_flush(c);
+        client_send(c);
         client_settle(c);
         if (c->phase != CLOSED && client_deadline(c) <= server.now)
             client_close(c, "idle");

@@ -64,9 +64,11 @@ end
 break client_send
 commands
     silent
-    printf "client_send         out: "
-    output *c->out.bytes@c->out.len
-    echo \n
+    if c->out.len > 0
+        printf "client_send         out: "
+        output *c->out.bytes@c->out.len
+        echo \n
+    end
     continue
 end
 
