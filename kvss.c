@@ -683,15 +683,12 @@ struct request {
     bool secret;             /* there may be a password in the line: see struct extension, parsed */
 };
 
-/* Flags of commands. The lab itself asks for none of them; they tell extensions what to expect. */
+/* Flags of commands. Part I asks for none of them; they tell extensions what to expect. */
 enum {
     CHANGES = 1,    /* it changes the store */
     ADDS = 2,       /* it may need memory for that */
     MANAGEABLE = 4, /* managers may run it on other clients' stores */
-    SECRET = 8,     /* there is a password in it */
-    MANAGERS = 16,  /* only managers may run it */
-    MAILBOX = 32,   /* it is about mailboxes */
-    BECOMES = 64,   /* before it is logged, it becomes another command */
+    BECOMES = 8,    /* before it is logged, it becomes another command */
 };
 
 struct command {
@@ -1730,6 +1727,13 @@ int main(int argc, char **argv) {
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <wctype.h>
+
+/* More flags of commands. */
+enum {
+    SECRET = 16,   /* there is a password in it */
+    MANAGERS = 32, /* only managers may run it */
+    MAILBOX = 64,  /* it is about mailboxes */
+};
 
 static bool status_is_success(enum status status) {
     return status >= OK && status <= NO_CONTENT;
