@@ -1019,10 +1019,9 @@ static void reply_line(struct buf *out, const struct request *r) {
 static void request_show(const struct request *r) {
     struct str line = r->line;
     if (r->secret && r->command) {
-        struct str rest = line, field;
-        str_cut_field(&rest, &field); /* the version */
-        str_cut_field(&rest, &field); /* the verb */
-        line.len = (size_t)(field.bytes + field.len - line.bytes);
+        struct str fields[3]; /* the version, the verb, the rest */
+        str_split(line, fields, 3);
+        line.len = (size_t)(fields[1].bytes + fields[1].len - line.bytes);
     } else if (r->secret) {
         line = STR("(not shown)");
     }
