@@ -732,17 +732,6 @@ static enum status command_quit(struct request *r) {
     return OK;
 }
 
-static enum status command_stats(struct request *r); /* shows the counts of the table */
-
-static struct command commands[] = {
-    {"PUT", "PUT key value", 2, 2, command_put, CHANGES | ADDS | MANAGEABLE, 0},
-    {"GET", "GET key", 1, 1, command_get, MANAGEABLE, 0},
-    {"DEL", "DEL key", 1, 1, command_del, CHANGES | MANAGEABLE, 0},
-    {"STATS", "STATS [all]", 0, 1, command_stats, 0, 0},
-    {"QUIT", "QUIT", 0, 0, command_quit, 0, 0},
-    {0},
-};
-
 /* All numbers are kept up to date, so STATS takes the same time for any number of keys. `served` + 1:
  * this STATS counts itself. CHAINS_MIN is subtracted so that an empty store counts as 0 bytes. */
 static enum status command_stats(struct request *r) {
@@ -763,6 +752,15 @@ static enum status command_stats(struct request *r) {
     r->data = (struct str){server.text, (size_t)(p - server.text)};
     return OK;
 }
+
+static struct command commands[] = {
+    {"PUT", "PUT key value", 2, 2, command_put, CHANGES | ADDS | MANAGEABLE, 0},
+    {"GET", "GET key", 1, 1, command_get, MANAGEABLE, 0},
+    {"DEL", "DEL key", 1, 1, command_del, CHANGES | MANAGEABLE, 0},
+    {"STATS", "STATS [all]", 0, 1, command_stats, 0, 0},
+    {"QUIT", "QUIT", 0, 0, command_quit, 0, 0},
+    {0},
+};
 
 /* NULL: no command has this verb. */
 static struct command *command_named(struct str verb) {
