@@ -1688,7 +1688,7 @@ static void start_descriptors(void) {
 }
 
 int main(int argc, char **argv) {
-    bool well = true;
+    int status = EXIT_SUCCESS;
     start_tables();
     options_read(argc, argv);
     if (options[HELP].value)
@@ -1709,10 +1709,10 @@ int main(int argc, char **argv) {
     loop_run();
     EACH_EXTENSION (x, stop) {
         if (!x->stop())
-            well = false;
+            status = EXIT_FAILURE;
     }
     report("goodbye", "", STR(""));
-    return well ? 0 : EXIT_FAILURE;
+    return status;
 }
 
 /* == PART II ======================================================================================
