@@ -596,7 +596,7 @@ static struct client {
     struct buf in;           /* requests that have arrived, and the beginning of the next one */
     struct buf out;          /* replies that wait to be sent */
     bool pending;            /* a request in `in` could not be run yet */
-    bool blocked;            /* send() was refused: the kernel's buffer for this client is full */
+    bool blocked;            /* send() took less than all: the kernel's buffer for it is full */
     bool skipping;           /* its line was too long: drop bytes up to the LF of that line */
     int reports;             /* lines on stderr so far */
     uint64_t last_active;    /* the time of the last request or send */
@@ -619,7 +619,7 @@ static struct {
     uint64_t stop_by;     /* while it stops: it ends at this time at the latest */
     uint64_t accept_at;   /* do not accept() before this time */
     struct listener {
-        const struct wire *wire; /* of its clients */
+        const struct wire *wire; /* how requests and replies of its clients look */
         int fd;
     } listeners[2]; /* the sockets to which clients connect */
     int listeners_len;
@@ -1813,7 +1813,7 @@ static void speed_prefetch(struct request *batch, size_t n) {
 }
 
 /* Looks at eight bytes at once, as a word. A byte's high bit is set in word - n * ones if the byte is
- * less than n, or one before it was; xor with 7F makes 7F 0. (Warren, Hacker's Delight, section 6-1.) */
+ * less than n, or one before it was; xor with 7F makes 7F 0. (Warren, Hacker's Delight, 6-1.) */
 static bool eight_printable(const char *bytes) {
     const uint64_t ones = UINT64_MAX / 255; /* 01 in each byte */
     const uint64_t highs = ones << 7;       /* 80 in each byte */
