@@ -1013,8 +1013,8 @@ static void reply_line(struct buf *out, const struct request *r) {
     buf_append(out, STR("\n"));
 }
 
-/* With --verbose: shows the line. Of a line that may hold a password, shows no more than the verb. */
-static void request_show(const struct request *r) {
+/* What may be shown of a request: its line. If there may be a password in the line, only its verb. */
+static struct str request_shown(const struct request *r) {
     struct str line = r->line;
     if (r->secret && r->command) {
         struct str fields[3]; /* the version, the verb, the rest */
@@ -1023,7 +1023,7 @@ static void request_show(const struct request *r) {
     } else if (r->secret) {
         line = STR("(not shown)");
     }
-    report("request", r->client->name, line);
+    return line;
 }
 
 /* With --verbose: shows the reply, which begins at `start` in the output. If the reply is secret or is
@@ -1046,7 +1046,7 @@ static void client_reply(struct client *c, struct request *r) {
     server.served++;
     c->last_active = server.now;
     if (options[VERBOSE].value)
-        request_show(r);
+        report("request", c->name, request_shown(r));
     if (reason) {
         client_report(c, "bad", str_of(reason));
         if (options[EXPLAIN].value)
