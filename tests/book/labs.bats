@@ -66,6 +66,7 @@ setup() { cd "$ROOT/docs/labs" || return; }
     }
     eval "$(ours 1)"
     eval "$(ours 2)" 3>&-
+    # shellcheck disable=SC2034 # teardown ends it
     SERVERS[$!]=$!
     answers() { ask 'KV/1.0 GET key' 2>/dev/null; }
     wait_until answers
