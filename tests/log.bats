@@ -15,6 +15,7 @@ setup() {
 # what was counted.)
 crash() {
     kill -s "${CRASH:-KILL}" "$PID"
+    wait_until dead "$PID" || kill -s KILL "$PID" # gcov may wait for itself, in the handler of CRASH
     ended "$PID" 2>/dev/null || :
 }
 
