@@ -113,6 +113,19 @@ soon() {
 }
 
 # bats test_tags=expiry
+@test "a FILE that version 1.0.0 has written is replayed" {
+    cp "$ROOT/tests/log-1.0.0" "$DATA"
+    serve --data "$DATA"
+    replies 'KV/1.0 GET city' '200 OK Huế' \
+            'KV/1.0 GET foo' '200 OK two  words' \
+            'KV/1.0 TTL gone' '404 NOT_FOUND' \
+            'KV/1.0 GET tab' $'200 OK a\tb' \
+            'KV/1.0 TTL tab' '200 OK -1' \
+            'KV/1.0 TTL city' '200 OK *'
+    head -n 11 "$DATA" | cmp - "$ROOT/tests/log-1.0.0"
+}
+
+# bats test_tags=expiry
 @test "time goes on while the server is down; a key whose time is past is a DEL in FILE, asked for or not" {
     # A deletion of what has gone by itself is no error in FILE.
     changes=('KV/1.0 PUT asked v' 'KV/1.0 EXPIREAT asked 1' 'KV/1.0 PUT late v' 'KV/1.0 EXPIREAT late 9999999999'
