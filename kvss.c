@@ -155,7 +155,7 @@ static struct str str_from(struct str s, size_t start) {
 
 /* Splits text at its spaces into fields, but no more than max. The last field is all that is left, with
  * its spaces. Returns how many fields there are: "GET" has one, "GET " has two, and the second one is
- * empty. Fields that are not there are empty, too. */
+ * empty. */
 static int str_split(struct str text, struct str *fields, int max) {
     int n = 0;
     for (; n < max - 1; n++) {
@@ -166,8 +166,6 @@ static int str_split(struct str text, struct str *fields, int max) {
         text = str_from(text, fields[n].len + 1);
     }
     fields[n] = text;
-    for (int i = n + 1; i < max; i++)
-        fields[i] = STR("");
     return n + 1;
 }
 
@@ -828,7 +826,7 @@ static bool line_is_http(struct str line) {
 
 /* Checks the line from left to right. OK: its command can be run. */
 static enum status request_parse(struct request *r) {
-    struct str fields[4]; /* version, verb, key, value */
+    struct str fields[4] = {STR(""), STR(""), STR(""), STR("")}; /* version, verb, key, value */
     int n = str_split(r->line, fields, 4);
     if (!str_equal(fields[0], STR("KV/1.0"))) {
         r->close = line_is_http(r->line);
@@ -2444,7 +2442,7 @@ static enum status client_find(struct str who, struct client **found) {
 /* The form of the inner command comes first, and then whether there is such a client. */
 static enum status command_manage(struct request *r) {
     struct str who = r->key;
-    struct str fields[3]; /* verb, key, value */
+    struct str fields[3] = {STR(""), STR(""), STR("")}; /* verb, key, value */
     struct client *other;
     int n = str_split(r->value, fields, 3);
     struct command *inner = command_named(fields[0]);
