@@ -1017,9 +1017,10 @@ static void reply_line(struct buf *out, const struct request *r) {
 static struct str request_shown(const struct request *r) {
     struct str line = r->line;
     if (r->secret && r->command) {
-        struct str fields[3]; /* the version, the verb, the rest */
-        str_split(line, fields, 3);
-        line.len = (size_t)(fields[1].bytes + fields[1].len - line.bytes);
+        size_t verb = strlen("KV/1.0 ");
+        const char *space = memchr(line.bytes + verb, ' ', line.len - verb);
+        if (space)
+            line.len = (size_t)(space - line.bytes);
     } else if (r->secret) {
         line = STR("(not shown)");
     }
