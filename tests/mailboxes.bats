@@ -330,6 +330,7 @@ costs() {
     for name in "${many[@]}"; do hears "$name" '200 OK'; done
 }
 
+# bats test_tags=expiry, log
 @test "LIST: who asks for many and does not read costs nothing" {
     [ -r "/proc/$$/stat" ] || skip "this system has no /proc"
     if instrumented; then skip "what is measured is not the server alone"; fi
