@@ -263,7 +263,7 @@ soon() {
     done
 }
 
-# bats test_tags=glibc
+# bats test_tags=glibc, expiry
 @test "FILE that is moved away just before a compaction is due: it stays away" {
     serve --data "$DATA"
     value=$(printf '%010000d' 0)
