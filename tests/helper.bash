@@ -58,7 +58,7 @@ listens() { [[ $(<"$LOG")$'\n' =~ "kvss: listening $1on "[^$'\n']*:([0-9]+)$'\n'
 # memory are not the server's own, since SANITIZE=1 built it, or KVSS has valgrind or qemu run it.
 stop() { kill -s "${2:-TERM}" "$1" && ended "$1"; }
 ended() { wait_until dead "$1" && unset "SERVERS[$1]" && wait "$1"; }
-dead() { ! kill -s 0 "$1" 2>/dev/null; }
+dead() { ! kill -s 0 "$1" || { local stat && read -r stat <"/proc/$1/stat" && [[ $stat == *') Z '* ]]; }; } 2>/dev/null # Z: bash has not noticed
 freeze() { kill -s STOP "$1" && wait_until asleep "$1"; }
 asleep() { [[ $(ps -o stat= -p "$1") == T* ]]; }
 memory() { ps -o rss= -p "$1"; }
