@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# kvss beside redis-server, memcached, a server with a thread for each client in Python, and the floor:
+# kvss, and Part I of kvss.c alone, beside redis-server, memcached, a server with a thread for each client in Python, and the floor:
 # what a select() server can't be faster than. All get the same keys, values and order, in rounds that
 # alternate. Prints a table, and keeps every number in a file.
 #
@@ -18,12 +18,15 @@ build
 cc -O2 -o "$WORK/floor" "$BENCH/floor.c"
 : >"$OUT"
 declare -A PIDS PORTS
-declare -A PROTOCOLS=([kvss]=kv [redis]=resp [memcached]=memcached [python]=kv [floor]=floor)
+sed '/^\/\* == PART II/,$d' "$ROOT/kvss.c" >"$WORK/lab.c"
+cc -std=c99 -O2 -o "$WORK/lab" "$WORK/lab.c"
+declare -A PROTOCOLS=([kvss]=kv [lab]=kv [redis]=resp [memcached]=memcached [python]=kv [floor]=floor)
 
 # start NAME: sets PID and PORT.
 start() {
     case $1 in
     kvss) start_kvss ;;
+    lab) KVSS=$WORK/lab start_kvss ;;
     redis)
         start_redis --appendonly no
         await PING +PONG ;;
@@ -61,7 +64,7 @@ measure() {
 fill() {
     local round name
     for ((round = 1; round <= $1; round++)); do
-        for name in kvss redis memcached; do
+        for name in kvss lab redis memcached; do
             start "$name"
             printf 'fill\t%s\t%d\t%s\t%s\n' "$name" $round \
                 "$(load --protocol "${PROTOCOLS[$name]}" --fill 1 --keys $MILLION --connections 10 --depth 10 | sed 's/[a-z_0-9]*=//g; s/ /\t/g')" \
@@ -80,25 +83,25 @@ fill() {
 } >>"$OUT"
 
 fill $((ROUNDS > 5 ? 5 : ROUNDS))
-for name in kvss redis memcached python floor; do
+for name in kvss lab redis memcached python floor; do
     start $name
     [ $name = floor ] || load --protocol "${PROTOCOLS[$name]}" --fill 1 --connections 10 --depth 100 >/dev/null
 done
-measure '50 clients, depth 100' $ROUNDS 'kvss redis memcached floor' --connections 50 --depth 100
-measure '50 clients, depth 16' $ROUNDS 'kvss redis memcached floor' --connections 50 --depth 16
-measure '1 client, depth 100' $ROUNDS 'kvss redis memcached floor' --connections 1 --depth 100
-measure '50 clients, depth 1' $ROUNDS 'kvss redis memcached floor' --connections 50 --depth 1
-measure '900 clients, depth 1' $ROUNDS 'kvss redis memcached floor' --connections 900 --depth 1
-measure '1 client, 900 idle' $ROUNDS 'kvss redis memcached floor' --connections 1 --depth 1 --idle 900
+measure '50 clients, depth 100' $ROUNDS 'kvss lab redis memcached floor' --connections 50 --depth 100
+measure '50 clients, depth 16' $ROUNDS 'kvss lab redis memcached floor' --connections 50 --depth 16
+measure '1 client, depth 100' $ROUNDS 'kvss lab redis memcached floor' --connections 1 --depth 100
+measure '50 clients, depth 1' $ROUNDS 'kvss lab redis memcached floor' --connections 50 --depth 1
+measure '900 clients, depth 1' $ROUNDS 'kvss lab redis memcached floor' --connections 900 --depth 1
+measure '1 client, 900 idle' $ROUNDS 'kvss lab redis memcached floor' --connections 1 --depth 1 --idle 900
 measure '50 clients, depth 100' $SWEEP 'python' --connections 50 --depth 100
 measure '50 clients, depth 1' $SWEEP 'python' --connections 50 --depth 1
 if [ -z "${QUICK-}" ]; then
     for depth in 1 2 4 8 16 32 64 128 256; do
-        measure "depth $depth" $SWEEP 'kvss redis memcached floor' --connections 50 --depth $depth
+        measure "depth $depth" $SWEEP 'kvss lab redis memcached floor' --connections 50 --depth $depth
     done
     for connections in 1 10 50 100 200 400 600 900; do
-        measure "active $connections" $SWEEP 'kvss redis memcached floor' --connections $connections
-        measure "idle $connections" $SWEEP 'kvss redis memcached floor' --connections 1 --idle $((connections - 1))
+        measure "active $connections" $SWEEP 'kvss lab redis memcached floor' --connections $connections
+        measure "idle $connections" $SWEEP 'kvss lab redis memcached floor' --connections 1 --idle $((connections - 1))
     done
 fi
 "$BENCH/report.py" "$OUT"
