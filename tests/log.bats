@@ -4,30 +4,10 @@
 
 # shellcheck disable=SC2153 # PORT is set by serve
 load helper
-
-HEADER='# kvss data 1: the changes of a store, as requests'
+load log
 
 setup() {
     DATA=$BATS_TEST_TMPDIR/data
-}
-
-# crash: ends the server of now without warning. (coverage.bash has a signal for that which leaves
-# what was counted.)
-crash() {
-    kill -s "${CRASH:-KILL}" "$PID"
-    wait_until dead "$PID" || kill -s KILL "$PID" # gcov may wait for itself, in the handler of CRASH
-    ended "$PID" 2>/dev/null || :
-}
-
-# restart [OPTION...]: crash, and start again with the same file.
-restart() {
-    crash
-    serve --data "$DATA" "$@"
-}
-
-# data LINE...: what FILE holds, after its header.
-data() {
-    diff <(printf '%s\n' "$HEADER" "$@") "$DATA"
 }
 
 # fails STATUS MESSAGE WORD...: kvss with these words ends so, having said just this.

@@ -4,38 +4,15 @@
 
 # shellcheck disable=SC2153 # PORT is set by serve
 load ../helper
-
-HEADER='# kvss data 1: the changes of a store, as requests'
+load ../log
 
 # bats 1.8 takes a skip in setup_file for a failure.
 setup_file() {
-    local build
-    for build in "$ROOT"/tests/{,tools/}faults/build.bash; do
-        if [ -e "$build" ] && [ -x "$(command -v cc)" ]; then "$build" "$BATS_FILE_TMPDIR/kvss"; fi
-    done
+    if [ -x "$(command -v cc)" ]; then "$ROOT/tests/tools/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"; fi
 }
 
 setup() {
     DATA=$BATS_TEST_TMPDIR/data
-}
-
-# crash: ends the server of now without warning. (coverage.bash has a signal for that which leaves
-# what was counted.)
-crash() {
-    kill -s "${CRASH:-KILL}" "$PID"
-    wait_until dead "$PID" || kill -s KILL "$PID" # gcov may wait for itself, in the handler of CRASH
-    ended "$PID" 2>/dev/null || :
-}
-
-# restart [OPTION...]: crash, and start again with the same file.
-restart() {
-    crash
-    serve --data "$DATA" "$@"
-}
-
-# data LINE...: what FILE holds, after its header.
-data() {
-    diff <(printf '%s\n' "$HEADER" "$@") "$DATA"
 }
 
 # set_clock SECONDS: the clock is wrong by that much, for servers that faulty starts.
