@@ -3,31 +3,7 @@
 # `bats --setup-suite-file tests/setup_suite.bash tests/hostile/`. They need python3.
 
 load ../helper
-
-# start: a server whose memory is watched.
-start() {
-    serve --quiet
-    BEFORE=$(memory "$PID")
-}
-
-# bounded KB: its memory has grown by no more than that, and it serves.
-bounded() {
-    local now more=$1
-    ! instrumented || more=400000
-    now=$(memory "$PID")
-    echo "memory: $BEFORE kB before, $now kB now, $more kB more allowed"
-    [ "$now" -le $((BEFORE + more)) ]
-    replies 'KV/1.0 PUT alive 1' '201 CREATED' 'KV/1.0 DEL alive' '204 NO_CONTENT'
-}
-
-# stat NAME: sets STAT, a figure of STATS all.
-stat() {
-    [[ $(ask 'KV/1.0 STATS all') =~ " $1="([0-9]+) ]] && STAT=${BASH_REMATCH[1]}
-}
-
-alone() {
-    stat connections && [ "$STAT" = 1 ]
-}
+load ../limits
 
 # gather: begins a crowd, see crowd.py. crowd ORDER...: obeys, and DID is what it said.
 gather() {
