@@ -872,12 +872,11 @@ struct extension {
     /* A number of requests are parsed, and none of them has run. Set `secret` of a request that stderr
      * must not show. */
     void (*parsed)(struct request *, size_t);
-    /* A request with a known verb is about to run; it may have mistakes. Return OK to let it run,
-     * another status to reply that instead, or WAIT to run it later. If you return WAIT, set the
-     * client's wait_until. A command may return WAIT, too. */
-    enum status (*allow)(struct request *);
-    /* The request has run, and its reply is in the output buffer. */
-    void (*answered)(const struct request *);
+    /* Run a request with a known verb: call request_run(r, next), and do what you want before and after
+     * that. If the line has a mistake, r->status says so already. Or do not run the request: return the
+     * status to reply in its place, or WAIT to run it later. If you return WAIT, set the client's
+     * wait_until. A command may return WAIT, too. */
+    enum status (*run)(struct request *, int next);
     /* Does the work of str_printable() in less time. The result may be too small. */
     size_t (*printable)(struct str);
     /* An entry whose note is not 0 is about to be freed. */
@@ -905,15 +904,6 @@ static const struct extension *const extensions[EXTENSIONS_MAX];
     for (const struct extension *const *each = extensions, *x; (x = *each); each++)                \
         if (x->member)
 
-/* The functions that are called with each request or each send. To look through all extensions for
- * them would cost a tenth of the time. */
-static struct {
-    enum status (*allow[EXTENSIONS_MAX])(struct request *);
-    void (*answered[EXTENSIONS_MAX])(const struct request *);
-    void (*feed[EXTENSIONS_MAX])(struct client *);
-    void (*sent[EXTENSIONS_MAX])(struct client *);
-} moments;
-
 /* A wire is how requests and replies look on a connection. Part I has one wire: lines. */
 struct wire {
     void (*run)(struct client *);                        /* run what is in the input buffer */
@@ -936,11 +926,6 @@ static size_t str_printable(struct str s) {
 static void entry_forget(struct entry *e) {
     EACH_EXTENSION (x, forget)
         x->forget(e);
-}
-
-static void request_answered(const struct request *r) {
-    for (int i = 0; moments.answered[i]; i++)
-        moments.answered[i](r);
 }
 
 static void requests_parsed(struct request *requests, size_t n) {
@@ -993,14 +978,16 @@ static void client_quit(struct client *c) {
     c->in.len = 0;
 }
 
-/* Runs the command if every extension allows it and the line has no mistake. */
-static enum status request_execute(struct request *r) {
-    for (int i = 0; moments.allow[i]; i++) {
-        enum status status = moments.allow[i](r);
-        if (status != OK)
-            return status;
-    }
-    return r->status == OK ? r->command->run(r) : r->status;
+/* Runs a request: the first extension from number `next` on that wants to run it, or else its command,
+ * if the line has no mistake. */
+static enum status request_run(struct request *r, int next) {
+    while (extensions[next] && !extensions[next]->run)
+        next++;
+    if (extensions[next])
+        return extensions[next]->run(r, next + 1);
+    if (r->status != OK)
+        return r->status;
+    return r->command->run(r);
 }
 
 /* The caller has made sure that there is room. */
@@ -1057,7 +1044,6 @@ static void client_reply(struct client *c, struct request *r) {
         c->wire->reply(&c->out, r);
     if (options[VERBOSE].value)
         reply_show(r, start);
-    request_answered(r);
     if (r->close)
         client_quit(c);
 }
@@ -1069,7 +1055,7 @@ static bool client_answer(struct client *c, struct request *r) {
         return false;
     if (command) {
         command->count++;
-        r->status = request_execute(r);
+        r->status = request_run(r, 0);
     }
     if (r->status == WAIT) {
         command->count--;
@@ -1187,8 +1173,8 @@ static void client_read(struct client *c) {
 /* Sends what there is, until the kernel takes no more. */
 static void client_send(struct client *c) {
     while (c->phase != CLOSED && !c->blocked) {
-        for (int i = 0; moments.feed[i]; i++)
-            moments.feed[i](c);
+        EACH_EXTENSION (x, feed)
+            x->feed(c);
         if (c->out.len == 0)
             return;
         ssize_t n = send(client_fd(c), c->out.bytes, c->out.len, 0);
@@ -1198,8 +1184,8 @@ static void client_send(struct client *c) {
             server.bytes_out += (uint64_t)n;
             c->last_active = server.now;
             buf_consume(&c->out, (size_t)n);
-            for (int i = 0; moments.sent[i]; i++)
-                moments.sent[i](c);
+            EACH_EXTENSION (x, sent)
+                x->sent(c);
         }
         c->blocked = c->out.len > 0;
     }
@@ -1481,21 +1467,13 @@ enum {
 
 /* The tables of the lab, and then those of the extensions. */
 static void start_tables(void) {
-    int n = 1, m = 1, allow = 0, answered = 0, feed = 0, sent = 0;
+    int n = 1, m = 1;
     server.commands[0] = commands;
     server.options[0] = options;
     EACH_EXTENSION (x, commands)
         server.commands[n++] = x->commands;
     EACH_EXTENSION (x, options)
         server.options[m++] = x->options;
-    EACH_EXTENSION (x, allow)
-        moments.allow[allow++] = x->allow;
-    EACH_EXTENSION (x, answered)
-        moments.answered[answered++] = x->answered;
-    EACH_EXTENSION (x, feed)
-        moments.feed[feed++] = x->feed;
-    EACH_EXTENSION (x, sent)
-        moments.sent[sent++] = x->sent;
 }
 
 /* An empty text is refused. Otherwise a script whose variable is not set would start a server without
@@ -2006,10 +1984,10 @@ static const struct extension slow_extension = {
  *        /      \                           so that an entry that is freed can leave the heap
  *    [3] 13:00  [4] 12:07
  *
- * A request never sees a key whose deadline is past: it is removed before the request runs. Those that
- * nobody asks for are removed some in each turn. Either is a DEL that nobody has sent: extensions see
- * it as `answered`, with no client, and so the log has it, too. Time is that of the monotonic clock. So
- * somebody who sets the clock of the machine does not make keys vanish, or stay for ever. */
+ * A request never sees a key whose deadline is past: the key is removed before the request runs. Of the
+ * keys that nobody asks for, each turn removes some. To remove a key, the server runs a DEL that no
+ * client has sent. So the log has it, too. Deadlines are times of the monotonic clock. So a change of the
+ * machine's clock does not make keys vanish, or stay for ever. */
 
 enum {
     EXPIRY_MAX = 10 * 365 * 86400, /* seconds: ten years */
@@ -2096,28 +2074,32 @@ static enum status expiry_set(struct request *r, uint64_t at) {
     return OK;
 }
 
-/* Removes an entry whose deadline is past, as a DEL that nobody has sent. */
+/* Removes an entry whose deadline is past, by a DEL that no client has sent. The entry leaves the heap
+ * first, so that the DEL does not find its deadline again. */
 static void expiry_remove(const struct deadline *d) {
+    struct client nobody = {.store = d->store};
     struct request r;
     char key[KEY_MAX];
-    memcpy(key, d->entry->bytes, d->entry->key_len);
-    request_begin(&r, &(struct client){.store = d->store}, STR(""));
-    r.key = (struct str){key, d->entry->key_len};
-    r.command = command_named(STR("DEL"));
-    r.status = NO_CONTENT;
+    struct str found = entry_key(d->entry);
+    memcpy(key, found.bytes, found.len);
+    expiry_forget(d->entry);
+    request_begin(&r, &nobody, STR(""));
     r.client = NULL;
-    store_remove(d->store, store_find(d->store, hash_key(r.key), r.key));
-    request_answered(&r);
+    r.command = command_named(STR("DEL"));
+    r.key = (struct str){key, found.len};
+    r.hash = hash_key(r.key);
+    request_run(&r, 0);
 }
 
-/* The key of a request is removed first, if its deadline is past. */
-static enum status expiry_allow(struct request *r) {
-    if (!expiry.len || expiry.heap[0].at > server.now || r->status != OK || !r->key.len)
-        return OK;
-    const struct entry *e = *store_find(r->store, r->hash, r->key);
-    if (e && e->note && expiry.heap[e->note - 1].at <= server.now)
-        expiry_remove(&expiry.heap[e->note - 1]);
-    return OK;
+/* If the deadline of the request's key is past, the key is removed first. */
+static enum status expiry_run(struct request *r, int next) {
+    bool some_past = expiry.len && expiry.heap[0].at <= server.now;
+    if (some_past && r->status == OK && r->key.len) {
+        const struct entry *e = *store_find(r->store, r->hash, r->key);
+        if (e && e->note && expiry.heap[e->note - 1].at <= server.now)
+            expiry_remove(&expiry.heap[e->note - 1]);
+    }
+    return request_run(r, next);
 }
 
 /* Some of those that nobody asks for. */
@@ -2216,7 +2198,7 @@ static struct command expiry_commands[] = {
 
 static const struct extension expiry_extension = {
     .commands = expiry_commands,
-    .allow = expiry_allow,
+    .run = expiry_run,
     .forget = expiry_forget,
     .commit = expiry_commit,
     .wake_at = expiry_wake_at,
@@ -2459,13 +2441,13 @@ static enum status command_manage(struct request *r) {
     if (status != OK)
         return status;
     r->store = other->store;
-    return request_execute(r);
+    return request_run(r, 0);
 }
 
 /* A guest may not even know whether the rest of the line is right. */
-static enum status roles_allow(struct request *r) {
+static enum status roles_run(struct request *r, int next) {
     if (!(r->command->flags & MANAGERS) || roles.clients[client_fd(r->client)].manager)
-        return OK;
+        return request_run(r, next);
     r->reason = NULL;
     return FORBIDDEN;
 }
@@ -2490,7 +2472,7 @@ static const struct extension roles_extension = {
     .opened = roles_opened,
     .closed = roles_closed,
     .parsed = roles_parsed,
-    .allow = roles_allow,
+    .run = roles_run,
     .wake_at = roles_wake_at,
     .turn = roles_turn,
 };
@@ -3512,16 +3494,10 @@ static bool log_has_reserve(void) {
     return true;
 }
 
-static bool log_has(const struct request *r) {
-    return logfile.path && r->command->flags & CHANGES && r->store == &store;
-}
-
 /* A change is not made if it could not be logged. It waits while FILE is full, until a compaction has
  * made FILE shorter; but when the server stops, nothing waits. */
-static enum status log_allow(struct request *r) {
+static enum status log_allow(const struct request *r) {
     off_t next = logfile.size + (off_t)logfile.lines.len + REQUEST_MAX;
-    if (!log_has(r) || r->status != OK)
-        return OK;
     if (!log_is_well() || !buf_reserve(&logfile.lines, REQUEST_MAX))
         return SERVER_ERROR;
     if (r->command->flags & ADDS && !log_has_reserve())
@@ -3532,11 +3508,9 @@ static enum status log_allow(struct request *r) {
     return WAIT;
 }
 
-/* A change that was made is to be written. If nobody has asked for it, there may be no room; then FILE
- * still has a key that is gone, until it is written anew. */
-static void log_answered(const struct request *r) {
-    if (!r->command || !log_has(r) || !status_is_success(r->status))
-        return;
+/* A change that was made is to be written. If no client has asked for it, there may be no room; then
+ * FILE still has a key that is gone, until it is written anew. */
+static void log_change(const struct request *r) {
     if (!buf_reserve(&logfile.lines, REQUEST_MAX)) {
         logfile.outdated = true;
         return;
@@ -3546,6 +3520,20 @@ static void log_answered(const struct request *r) {
         return;
     logfile.promised[client_fd(r->client)] = true;
     logfile.promises = true;
+}
+
+static enum status log_run(struct request *r, int next) {
+    bool changes = logfile.path && r->command->flags & CHANGES && r->store == &store;
+    if (!changes || r->status != OK)
+        return request_run(r, next);
+    enum status status = OK;
+    if (r->client)
+        status = log_allow(r);
+    if (status == OK)
+        status = request_run(r, next);
+    if (status_is_success(status))
+        log_change(r);
+    return status;
 }
 
 /* The promises of this turn are kept, or can't be: then their connections end without the replies. */
@@ -3737,8 +3725,7 @@ static bool log_stop(void) {
 static const struct extension log_extension = {
     .options = log_options,
     .closed = log_closed,
-    .allow = log_allow,
-    .answered = log_answered,
+    .run = log_run,
     .commit = log_commit,
     .wake_at = log_wake_at,
     .stop = log_stop,
