@@ -333,14 +333,14 @@ static const char *const statuses[] = {
 /* == 4. Store =====================================================================================
  *
  * A hash table with chains. The hash of a key selects one chain. The key's entry can only be in that
- * chain. The table has about as many chains as keys, so a chain has one or two entries.
+ * chain. The table has about twice as many chains as keys, so most entries are alone in their chain.
  *
  *     chains --> [0] --> entry "city" --> entry "foo" --> NULL
  *                [1] --> NULL
  *                [2] --> entry "bar" --> NULL
  *
  * Most hash tables double when they are full, and move all their entries at once. For a million keys
- * that is a pause of a tenth of a second. This table adds one chain with each new key instead: linear
+ * that is a pause of a tenth of a second. This table adds two chains with each new key instead: linear
  * hashing (Litwin, 1980). Chains are split in order, from 0 on: some of a chain's entries stay, and the
  * others move to a new chain at the end. When all chains have been split, the next round begins.
  *
@@ -535,20 +535,21 @@ static enum status store_put(struct store *st, uint64_t hash, struct str key, st
         return OK;
     }
     st->keys++;
-    if (st->keys > st->chains_len)
-        store_grow(st);
+    for (int i = 0; i < 2; i++)
+        if (2 * st->keys > st->chains_len)
+            store_grow(st);
     return CREATED;
 }
 
-/* Removes the entry that store_find() has found. Two chains may go for one key, so there are never more
- * than about twice as many chains as keys. */
+/* Removes the entry that store_find() has found. Four chains may go with it, so there are never more than
+ * about four times as many chains as keys. */
 static void store_remove(struct store *st, struct entry **link) {
     struct entry *e = *link;
     *link = e->next;
     entry_free(st, e);
     st->keys--;
-    for (int i = 0; i < 2; i++)
-        if (st->chains_len > CHAINS_MIN && st->keys < st->chains_len / 2)
+    for (int i = 0; i < 4; i++)
+        if (st->chains_len > CHAINS_MIN && 4 * st->keys < st->chains_len)
             store_shrink(st);
 }
 
@@ -2273,7 +2274,7 @@ static void roles_closed(struct client *c) {
     if (c->store == &store)
         return;
     struct retired *own = (struct retired *)c->store; /* its first member */
-    own->store.keys = UINT64_MAX; /* so that it does not shrink, which takes all its chains */
+    own->store.keys = UINT64_MAX / 8; /* so that it does not shrink, which takes all its chains */
     own->next = roles.retired;
     roles.retired = own;
 }
