@@ -20,7 +20,7 @@
  *     13. Expiry         EXPIRE, EXPIREAT, TTL       19. Compaction    the log is written anew, shorter
  *     14. Roles          private stores, AUTH        20. Replay        the log is run again
  *     15. Patterns       regular expressions         21. Statistics    STATS in other words
- *     16. Mailboxes      CREATE, SEND, CONNECT
+ *     16. Mailboxes      CREATE, SEND, CONNECT      22. Limits        what the system gives, and takes
  *
  * To meet the network first, begin with chapter 9 and come back.
  *
@@ -68,7 +68,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -624,7 +623,6 @@ static struct {
         int fd;
     } listeners[2]; /* the sockets to which clients connect */
     int listeners_len;
-    int fd_limit;         /* clients have descriptors below this; the server keeps the others */
     int fd_highest;       /* the highest descriptor that a listener or a client has had */
     int clients;          /* how many are connected */
     sigset_t signals;     /* blocked while pselect() waits; SIGINT and SIGTERM are not */
@@ -636,7 +634,7 @@ static struct {
     char text[1024];                          /* commands write the data of a reply here */
     unsigned long long served, refused;       /* requests served, clients refused */
     unsigned long long bytes_in, bytes_out;   /* of all clients */
-} server = {.fd_limit = FD_SETSIZE, .fd_highest = -1};
+} server = {.fd_highest = -1};
 
 static int client_fd(const struct client *c) {
     return (int)(c - clients);
@@ -814,25 +812,12 @@ static enum status request_arguments(struct request *r, int given) {
     return OK;
 }
 
-/* A page in a browser can make the browser send a request of HTTP to this server, and the page chooses
- * the lines after the header. So a line of HTTP ends the connection. Such a line ends in " HTTP/1." and
- * one more character, or it begins with "Host:" in upper or lower case. */
-static bool line_is_http(struct str line) {
-    const size_t version = sizeof " HTTP/1.1" - 1;
-    if (line.len >= 5 && strncasecmp(line.bytes, "Host:", 5) == 0)
-        return true;
-    return line.len > version &&
-           memcmp(line.bytes + line.len - version, " HTTP/1.", version - 1) == 0;
-}
-
 /* Checks the line from left to right. OK: its command can be run. */
 static enum status request_parse(struct request *r) {
     struct str fields[4] = {STR(""), STR(""), STR(""), STR("")}; /* version, verb, key, value */
     int n = str_split(r->line, fields, 4);
     if (!str_equal(fields[0], STR("KV/1.0"))) {
-        r->close = line_is_http(r->line);
-        r->reason = r->close ? "this is HTTP: nothing after it is run"
-                             : "a request begins with KV/1.0 and a space";
+        r->reason = "a request begins with KV/1.0 and a space";
         return UPGRADE;
     }
     r->command = command_named(fields[1]);
@@ -1097,7 +1082,7 @@ static void client_skip(struct client *c) {
 
 /* What is left in the input buffer has no LF. If the buffer is full, the line is too long. If nothing
  * more will come, a part of the line may be missing. Such a line is refused, whatever it says. It is
- * parsed because it may be HTTP, or secret. */
+ * parsed first, so that extensions see what it is. */
 static void client_run_rest(struct client *c) {
     struct request r;
     bool too_long = c->in.len == REQUEST_MAX;
@@ -1292,7 +1277,7 @@ static bool client_open(struct client *c, const struct wire *wire, const char *n
  * peer that vanished without a word is noticed in the end. Having neither would be no error. */
 static void loop_admit(int fd, const struct wire *wire, const char *name) {
     int on = 1;
-    bool room = fd < server.fd_limit && server.clients < options[CLIENTS].value;
+    bool room = fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
     if (room && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 && client_open(&clients[fd], wire, name)) {
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
@@ -1456,11 +1441,7 @@ static void loop_run(void) {
  * The options, the listening socket, the loop. An error before the loop ends the server with one line
  * on stderr. The exit status is then 2 if the command line is wrong, and 1 if a system call failed. */
 
-enum {
-    EXIT_USAGE = 2,
-    OWN_DESCRIPTORS =
-        8, /* kept free of clients: a newcomer that gets 503 takes one, a compaction 3 */
-};
+enum { EXIT_USAGE = 2 };
 
 #define EACH_OPTION(o)                                                                             \
     for (struct option **table = server.options; *table; table++)                                  \
@@ -1640,33 +1621,6 @@ static void start_listening(const struct wire *wire, long number, const char *wh
     fprintf(stderr, "kvss: %s on %s\n", what, name);
 }
 
-/* Raises the system's limit of open files to what select() can use and OWN_DESCRIPTORS more, or as far
- * as it goes. A new descriptor is the lowest that is free (POSIX, 2.14), so the highest ones are always
- * there for the server itself. */
-static void start_descriptors(void) {
-    struct rlimit limit;
-    rlim_t wanted = FD_SETSIZE + OWN_DESCRIPTORS;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        DIE(EXIT_FAILURE, "getrlimit: %s", strerror(errno));
-    rlim_t files = limit.rlim_cur;
-    if (files < wanted) {
-        limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-        if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
-            files = limit.rlim_cur;
-    }
-    if (files >= wanted)
-        return;
-    server.fd_limit = (int)files - OWN_DESCRIPTORS;
-    int room = -1; /* one is for the socket that will listen */
-    for (int fd = 0; fd < server.fd_limit; fd++)
-        if (fcntl(fd, F_GETFD) < 0)
-            room++; /* it is not open */
-    if (room < 1)
-        DIE(EXIT_FAILURE, "ulimit -n %d leaves no room for a client", (int)files);
-    if (room < options[CLIENTS].value)
-        fprintf(stderr, "kvss: ulimit -n %d leaves room for %d clients\n", (int)files, room);
-}
-
 int main(int argc, char **argv) {
     int status = EXIT_SUCCESS;
     start_tables();
@@ -1682,7 +1636,6 @@ int main(int argc, char **argv) {
     start_store();
     EACH_EXTENSION (x, start)
         x->start();
-    start_descriptors();
     start_listening(&lines_wire, options[PORT].value, "listening");
     server.started = server.now = clock_ms();
     report("start", "kvss", STR(KVSS_VERSION));
@@ -1701,6 +1654,7 @@ int main(int argc, char **argv) {
 
 #include <aio.h>
 #include <ctype.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <wctype.h>
@@ -1743,6 +1697,17 @@ static void client_cut(struct client *c) {
     c->out.len = 0;
     c->blocked = false;
     (void)shutdown(client_fd(c), SHUT_WR);
+}
+
+/* A page in a browser can make the browser send a request of HTTP to this server, and the page chooses
+ * the lines after the header. So a line of HTTP ends the connection. Such a line ends in " HTTP/1." and
+ * one more character, or it begins with "Host:" in upper or lower case. */
+static bool line_is_http(struct str line) {
+    const size_t version = sizeof " HTTP/1.1" - 1;
+    if (line.len >= 5 && strncasecmp(line.bytes, "Host:", 5) == 0)
+        return true;
+    return line.len > version &&
+           memcmp(line.bytes + line.len - version, " HTTP/1.", version - 1) == 0;
 }
 
 /* == 11. Speed ====================================================================================
@@ -4511,6 +4476,66 @@ static const struct extension statistics_extension = {
     .start = statistics_start,
 };
 
+/* == 22. Limits ===================================================================================
+ *
+ * What a server needs that runs for others, day and night.
+ *
+ * Descriptors: the system gives a process a number of them and no more. If none is free, accept() fails,
+ * and newcomers wait without an answer. So the server keeps some for itself. A newcomer that finds no
+ * room takes one of these, gets 503, and gives the descriptor back.
+ *
+ * Browsers: see line_is_http(). The connection of such a line ends. */
+
+enum { OWN_DESCRIPTORS = 8 }; /* kept free of clients: a 503 takes one, a compaction 3 */
+
+static struct { int clients_end; /* clients have descriptors below this */ } limits = {FD_SETSIZE};
+
+/* Raises the system's limit of open files to what select() can use and OWN_DESCRIPTORS more, or as far
+ * as it goes. A new descriptor is the lowest that is free (POSIX, 2.14), so the highest ones are always
+ * there for the server itself. */
+static void limits_start(void) {
+    struct rlimit limit;
+    rlim_t wanted = FD_SETSIZE + OWN_DESCRIPTORS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        DIE(EXIT_FAILURE, "getrlimit: %s", strerror(errno));
+    rlim_t files = limit.rlim_cur;
+    if (files < wanted) {
+        limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+        if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
+            files = limit.rlim_cur;
+    }
+    if (files >= wanted)
+        return;
+    limits.clients_end = (int)files - OWN_DESCRIPTORS;
+    int room = -1; /* one is for the socket that will listen */
+    for (int fd = 0; fd < limits.clients_end; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            room++; /* it is not open */
+    if (room < 1)
+        DIE(EXIT_FAILURE, "ulimit -n %d leaves no room for a client", (int)files);
+    if (room < options[CLIENTS].value)
+        fprintf(stderr, "kvss: ulimit -n %d leaves room for %d clients\n", (int)files, room);
+}
+
+static bool limits_opened(struct client *c) {
+    return client_fd(c) < limits.clients_end;
+}
+
+static void limits_parsed(struct request *batch, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (batch[i].status != UPGRADE || !line_is_http(batch[i].line))
+            continue;
+        batch[i].close = true;
+        batch[i].reason = "this is HTTP: nothing after it is run";
+    }
+}
+
+static const struct extension limits_extension = {
+    .start = limits_start,
+    .opened = limits_opened,
+    .parsed = limits_parsed,
+};
+
 /* == The list of extensions =======================================================================
  *
  * Take a line out, and its chapter adds nothing. Slow requests is needed by Roles and by Mailboxes;
@@ -4530,4 +4555,5 @@ static const struct extension *const extensions[EXTENSIONS_MAX] = {
     &replay_extension,
     &frames_extension,
     &statistics_extension,
+    &limits_extension,
 };

@@ -570,6 +570,7 @@ cpu() {
     [ "$(cpu)" -le $((used + 10)) ]
 }
 
+# bats test_tags=limits
 @test "compaction has descriptors left, however many clients there are" {
     local files=20
     if grep -q '^#!' "$KVSS"; then files=32; fi # valgrind keeps twelve for itself

@@ -15,6 +15,23 @@ cut() {
     KVSS=$LAB bats --filter-tags '!beyond' "$ROOT/tests/protocol.bats"
 }
 
+@test "Part I alone: without a free descriptor, newcomers wait until a client leaves" {
+    cut
+    printf '#!/bin/sh\nulimit -n 16\nexec "%s" "$@"\n' "$LAB" >"$BATS_TEST_TMPDIR/limited"
+    chmod +x "$BATS_TEST_TMPDIR/limited"
+    KVSS=$BATS_TEST_TMPDIR/limited serve
+    until logged ' error accept Too many open files'; do # accept() says so before anybody waits
+        connect "$((++n))"
+        says "$n" 'KV/1.0 GET a'
+        hears "$n" '404 NOT_FOUND'
+    done
+    connect late
+    says late 'KV/1.0 GET a'
+    says 1 'KV/1.0 PUT a b' 'KV/1.0 QUIT'
+    hears 1 '201 CREATED' '200 OK bye'
+    hears late '200 OK b'
+}
+
 @test "Part I names nothing of Part II" {
     cut
     # Every function and table of Part II, but the members of the seam, which are defined in Part I.

@@ -147,6 +147,7 @@ bytes_in() {
     printed $'426 UPGRADE_REQUIRED\n426 UPGRADE_REQUIRED'
 }
 
+# bats test_tags=beyond, limits
 @test "rule 2: HTTP ends the connection, so that no web page can drive the server" {
     serve
     body=$'\r\n\r\nx\nKV/1.0 PUT pwned x\n'

@@ -304,6 +304,7 @@ limited() {
     KVSS=$BATS_TEST_TMPDIR/limited serve "$@"
 }
 
+# bats test_tags=beyond, limits
 @test "no descriptor left: 503, the others go on, and the server does not spin" {
     if grep -q '^#!' "$KVSS"; then skip "valgrind has descriptors of its own"; fi
     limited
@@ -324,6 +325,7 @@ limited() {
     instrumented || [ "$(ps -o cputimes= -p "$PID")" -le 1 ]
 }
 
+# bats test_tags=beyond, limits
 @test "ulimit -n: raised as far as it can be; too few is said at the start" {
     if instrumented; then skip "valgrind has descriptors of its own"; fi
     limit=$(ulimit -Sn)

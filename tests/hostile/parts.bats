@@ -34,6 +34,11 @@ pass() {
     pass '' protocol server limits mailboxes frames log
 }
 
+@test "without Limits" {
+    without limits
+    pass '!limits' protocol server log
+}
+
 @test "without Statistics" {
     without statistics
     pass '!beyond' protocol
