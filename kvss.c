@@ -161,7 +161,7 @@ static int str_split(struct str text, struct str *fields, int max) {
         const char *space = memchr(text.bytes, ' ', text.len);
         if (!space)
             break;
-        fields[n] = (struct str){text.bytes, (size_t)(space - text.bytes)};
+        fields[n] = (struct str){text.bytes, space - text.bytes};
         text = str_from(text, fields[n].len + 1);
     }
     fields[n] = text;
@@ -263,7 +263,7 @@ static size_t report_escape(char *line, size_t len, struct str text) {
         if (plain)
             line[len++] = text.bytes[i];
         else
-            len += (size_t)sprintf(line + len, "\\x%02X", byte);
+            len += sprintf(line + len, "\\x%02X", byte);
     }
     return len;
 }
@@ -277,14 +277,14 @@ static void report(const char *what, const char *whom, struct str text) {
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
     size_t len = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
-    len += (size_t)sprintf(line + len, ".%03ldZ %s", now.tv_nsec / 1000000, what);
+    len += sprintf(line + len, ".%03ldZ %s", now.tv_nsec / 1000000, what);
     if (*whom)
         line[len++] = ' ';
     len = report_escape(line, len, str_of(whom));
     if (text.len)
         line[len++] = ' ';
     len = report_escape(line, len, text);
-    len += (size_t)sprintf(line + len, len < REPORT_MAX ? "\n" : "...\n");
+    len += sprintf(line + len, len < REPORT_MAX ? "\n" : "...\n");
     if (!fd_takes_bytes(STDERR_FILENO))
         return;
     if (write(STDERR_FILENO, line, len) < 0)
@@ -440,7 +440,7 @@ static bool store_init(struct store *st) {
 /* Returns the chain that the hash selects. If chain i does not exist yet, its keys are still in chain
  * i - chains_size / 2, from which it will be split. */
 static struct entry **store_chain(const struct store *st, uint64_t hash) {
-    uint32_t i = (uint32_t)hash & (st->chains_size - 1);
+    uint32_t i = hash & (st->chains_size - 1);
     if (i >= st->chains_len)
         i -= st->chains_size / 2;
     return &st->chains[i];
@@ -522,9 +522,9 @@ static enum status store_put(struct store *st, uint64_t hash, struct str key, st
         return SERVER_ERROR;
     e->next = old ? old->next : NULL;
     e->hash = (uint32_t)hash;
-    e->value_len = (uint32_t)value.len;
+    e->value_len = value.len;
     e->note = 0;
-    e->key_len = (uint8_t)key.len;
+    e->key_len = key.len;
     memcpy(e->bytes, key.bytes, key.len);
     memcpy(e->bytes + key.len, value.bytes, value.len);
     *link = e;
@@ -637,7 +637,7 @@ static struct {
 } server = {.fd_highest = -1};
 
 static int client_fd(const struct client *c) {
-    return (int)(c - clients);
+    return c - clients;
 }
 
 static void client_report(struct client *c, const char *what, struct str text) {
@@ -650,7 +650,7 @@ static void client_report(struct client *c, const char *what, struct str text) {
 static uint64_t clock_ms(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    return (uint64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b) {
@@ -748,7 +748,7 @@ static enum status command_stats(struct request *r) {
         EACH_COMMAND (row)
             p += sprintf(p, " %s=%llu", row->verb, row->count);
     }
-    r->data = (struct str){server.text, (size_t)(p - server.text)};
+    r->data = (struct str){server.text, p - server.text};
     return OK;
 }
 
@@ -772,15 +772,9 @@ static struct command *command_named(struct str verb) {
 
 /* Fills in a request of which only the client and the line are known. */
 static void request_begin(struct request *r, struct client *c, struct str line) {
-    r->client = c;
-    r->store = c->store;
-    r->line = line;
-    r->command = NULL;
+    *r = (struct request){.client = c, .store = c->store, .line = line};
     r->key = r->value = r->data = STR("");
-    r->hash = 0;
     r->status = OK;
-    r->reason = NULL;
-    r->close = r->secret = false;
 }
 
 static enum status request_refuse(struct request *r, const char *reason) {
@@ -841,7 +835,20 @@ static enum status request_parse(struct request *r) {
  * The list is declared here without values, and defined with them at the end of the file (C99, 6.9.2:
  * a tentative definition). If Part II is cut off, the list is all NULL, and Part I is the whole server.
  *
- * What an extension knows of a client is in an array of its own, by descriptor. */
+ * What an extension knows of a client is in an array of its own, by descriptor.
+ *
+ * Part I calls the functions in this order:
+ *
+ *     start
+ *       .--> choose, wake_at    before pselect()
+ *       |    opened             for each newcomer
+ *       |    parsed, run        for each client that has sent something
+ *       |    commit
+ *       |    feed, sent         for each client with replies
+ *       |    turn
+ *       '------'                closed, leaving, printable and forget: whenever there is a reason
+ *     stop
+ */
 
 struct extension {
     struct command *commands; /* its commands; a row without a verb ends them */
@@ -886,6 +893,12 @@ struct extension {
 
 static const struct extension *const extensions[EXTENSIONS_MAX];
 
+/* A loop over the extensions that have this member: x is each of them in turn. For example, this calls
+ * `commit` of each extension that has one:
+ *
+ *     EACH_EXTENSION (x, commit)
+ *         x->commit();
+ */
 #define EACH_EXTENSION(x, member)                                                                  \
     for (const struct extension *const *each = extensions, *x; (x = *each); each++)                \
         if (x->member)
@@ -928,8 +941,9 @@ static void requests_parsed(struct request *requests, size_t n) {
  *     in:   [ GET a \n | GET b \n | GE ]        out:  [ 200 OK 1 \n | 200 OK 2 \n ]
  *             run        run        waits             leaves with one send()
  *
- * The server parses lines in batches, and runs the requests of a batch after that: so the processor can
- * fetch the memory of several keys at the same time (see Speed).
+ * The server takes the lines in batches of up to BATCH. It parses all lines of a batch, and then runs
+ * them in order. It could run each line as soon as it is parsed, and the replies would be the same. But
+ * with a batch, it knows several keys before it needs the first one, and Speed makes use of that.
  *
  * While replies wait to be sent, the server reads nothing more from this client. So a client that sends
  * and never reads fills its own socket and not the server's memory. That is back-pressure. And one turn
@@ -993,7 +1007,7 @@ static struct str request_shown(const struct request *r) {
         size_t verb = strlen("KV/1.0 ");
         const char *space = memchr(line.bytes + verb, ' ', line.len - verb);
         if (space)
-            line.len = (size_t)(space - line.bytes);
+            line.len = space - line.bytes;
     } else if (r->secret) {
         line = STR("(not shown)");
     }
@@ -1060,7 +1074,7 @@ static size_t lines_parse(struct client *c, size_t start, struct request *batch)
         const char *lf = memchr(line.bytes, '\n', line.len);
         if (!lf)
             break;
-        line.len = (size_t)(lf - line.bytes);
+        line.len = lf - line.bytes;
         start += line.len + 1;
         if (line.len && lf[-1] == '\r')
             line.len--;
@@ -1151,8 +1165,8 @@ static void client_read(struct client *c) {
         return; /* what it sent is dropped */
     if (n == 0)
         c->phase = ENDING;
-    server.bytes_in += (uint64_t)n;
-    c->in.len += (size_t)n;
+    server.bytes_in += n;
+    c->in.len += n;
     c->wire->run(c);
 }
 
@@ -1167,9 +1181,9 @@ static void client_send(struct client *c) {
         if (n < 0 && !would_block())
             client_close(c, strerror(errno));
         if (n > 0) {
-            server.bytes_out += (uint64_t)n;
+            server.bytes_out += n;
             c->last_active = server.now;
-            buf_consume(&c->out, (size_t)n);
+            buf_consume(&c->out, n);
             EACH_EXTENSION (x, sent)
                 x->sent(c);
         }
@@ -1204,7 +1218,7 @@ static void client_settle(struct client *c) {
 /* Returns when to close the client, or NEVER. Only a whole request or a send counts as activity.
  * Otherwise a client could keep its connection for ever with a byte now and then. */
 static uint64_t client_deadline(const struct client *c) {
-    uint64_t seconds = (uint64_t)options[TIMEOUT].value;
+    uint64_t seconds = options[TIMEOUT].value;
     if (c->phase == LINGERING)
         return c->linger_until;
     if (seconds == 0 || client_must_wait(c))
@@ -1369,7 +1383,7 @@ static uint64_t loop_watch(fd_set *readable, fd_set *writable) {
 static void loop_wait(fd_set *readable, fd_set *writable) {
     uint64_t until = loop_watch(readable, writable);
     uint64_t ms = until > server.now ? until - server.now : 0;
-    struct timespec wait = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+    struct timespec wait = {ms / 1000, ms % 1000 * 1000000};
     if (pselect(server.fd_highest + 1, readable, writable, NULL, &wait, &server.signals) < 0) {
         if (errno != EINTR && errno != ENOMEM)
             DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
