@@ -1689,7 +1689,9 @@ static bool status_is_success(enum status status) {
 static bool buf_reserve(struct buf *b, size_t room) {
     if (b->size - b->len >= room)
         return true;
-    size_t size = b->size ? b->size : 16384;
+    size_t size = b->size;
+    if (size == 0)
+        size = 16384;
     while (size - b->len < room)
         size *= 2;
     char *larger = realloc(b->bytes, size);
@@ -1789,7 +1791,9 @@ static size_t speed_printable(struct str s) {
     for (size_t i = 0; i < last; i += 8)
         if (!eight_printable(s.bytes + i))
             return i;
-    return eight_printable(s.bytes + last) ? s.len : last;
+    if (!eight_printable(s.bytes + last))
+        return last;
+    return s.len;
 }
 
 static void on_alarm(int signal) {
@@ -1797,7 +1801,9 @@ static void on_alarm(int signal) {
 }
 
 static void speed_tick(bool on) {
-    struct itimerval tick = {{0, on ? LOOK_MS * 1000 : 0}, {0, on ? LOOK_MS * 1000 : 0}};
+    struct itimerval tick = {{0, 0}, {0, 0}}; /* off */
+    if (on)
+        tick.it_value.tv_usec = tick.it_interval.tv_usec = LOOK_MS * 1000;
     if (on != speed.ticks && setitimer(ITIMER_REAL, &tick, NULL) == 0)
         speed.ticks = on;
 }
@@ -1831,8 +1837,9 @@ static bool speed_choose(void) {
 static uint64_t speed_wake_at(void) {
     if (speed.looks)
         return server.now;
-    bool some = server.turn_len < server.clients;
-    return some && !speed.ticks ? speed.look_at : NEVER;
+    if (server.turn_len < server.clients && !speed.ticks)
+        return speed.look_at;
+    return NEVER;
 }
 
 static void speed_start(void) {
@@ -2040,7 +2047,7 @@ static enum status expiry_set(struct request *r, uint64_t at) {
         return NOT_FOUND;
     if (!e->note) {
         if (expiry.len == expiry.size) {
-            uint32_t size = expiry.size ? 2 * expiry.size : DEADLINES_MIN;
+            uint32_t size = expiry.size + expiry.size / 2 + DEADLINES_MIN;
             struct deadline *larger = realloc(expiry.heap, size * sizeof *larger);
             if (!larger)
                 return SERVER_ERROR;
@@ -2089,7 +2096,9 @@ static void expiry_commit(void) {
 }
 
 static uint64_t expiry_wake_at(void) {
-    return expiry.len ? expiry.heap[0].at : NEVER;
+    if (expiry.len == 0)
+        return NEVER;
+    return expiry.heap[0].at;
 }
 
 /* Reads digits and nothing else. False: it is no number, or more than `max`. */
@@ -2152,7 +2161,9 @@ static enum status command_expireat(struct request *r) {
     if (whole.len > UNIXTIME - 4 || !number_read(whole, UNIXTIME_MAX, &seconds))
         return BAD_REQUEST;
     int64_t at = (int64_t)(seconds * 1000 + ms) - clock_offset();
-    return expiry_set(r, at < 1 ? 1 : (uint64_t)at);
+    if (at < 1)
+        at = 1;
+    return expiry_set(r, at);
 }
 
 /* Seconds are rounded up: a key that is there has at least one left. */
@@ -2275,7 +2286,9 @@ static void roles_turn(void) {
 }
 
 static uint64_t roles_wake_at(void) {
-    return roles.retired ? server.now : NEVER;
+    if (roles.retired)
+        return server.now;
+    return NEVER;
 }
 
 /* Adds a line of the managers' file. Returns what is wrong with it, or NULL. */
@@ -2353,11 +2366,15 @@ static enum status manager_check(struct str name, struct str password) {
     const char *hash = crypt(text, like->hash);
     if (!hash || hash[0] == '*')
         return SERVER_ERROR;
-    return strcmp(hash, like->hash) == 0 && known ? OK : UNAUTHORIZED;
+    if (strcmp(hash, like->hash) == 0 && known)
+        return OK;
+    return UNAUTHORIZED;
 }
 
 static enum status command_whoami(struct request *r) {
-    const char *role = roles.clients[client_fd(r->client)].manager ? "manager" : "guest";
+    const char *role = "guest";
+    if (roles.clients[client_fd(r->client)].manager)
+        role = "manager";
     const char *port = strrchr(r->client->name, ':') + 1;
     snprintf(server.text, sizeof server.text, "%s %s", role, port);
     r->data = str_of(server.text);
@@ -2368,8 +2385,11 @@ static enum status command_auth(struct request *r) {
     struct client *c = r->client;
     if (r->value.len > PASSWORD_MAX)
         return BAD_REQUEST;
-    if (!slow_is_chosen(c, SLOW_AUTH))
-        return server.stopping ? TOO_MANY_REQUESTS : WAIT;
+    if (!slow_is_chosen(c, SLOW_AUTH)) {
+        if (server.stopping)
+            return TOO_MANY_REQUESTS;
+        return WAIT;
+    }
     slow.next_at[SLOW_AUTH] = server.now + CHECK_MS;
     enum status status = manager_check(r->key, r->value);
     if (status == OK) {
@@ -2399,7 +2419,9 @@ static enum status client_find(struct str who, struct client **found) {
             return CONFLICT;
         *found = c;
     }
-    return *found ? OK : NOT_FOUND;
+    if (!*found)
+        return NOT_FOUND;
+    return OK;
 }
 
 /* The form of the inner command comes first, and then whether there is such a client. */
