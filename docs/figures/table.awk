@@ -18,16 +18,16 @@ BEGIN {
     print "  text { font: 14px sans-serif; fill: #222; } .key { font-family: monospace; }"
     print "  .number, .hash, .note { font-size: 12px; fill: #777; } .number { text-anchor: middle; }"
     print "  .hash { text-anchor: end; } rect { fill: #fff; stroke: #888; } .full { fill: #dbeafe; }"
-    print "  .moved { fill: #fed7aa; } .new { fill: #bbf7d0; }"
+    print "  .moved { fill: #fed7aa; }"
     print "  line, path { stroke: #888; stroke-width: 1.5; fill: none; } path { stroke: #c2410c; }"
     print "  @media (prefers-color-scheme: dark) {"
     print "    text { fill: #ddd; } .number, .hash, .note { fill: #999; }"
     print "    rect { fill: #161b22; } .full { fill: #1e3a5f; }"
-    print "    .moved { fill: #7c2d12; } .new { fill: #14532d; } path { stroke: #fb923c; }"
+    print "    .moved { fill: #7c2d12; } path { stroke: #fb923c; }"
     print "  }"
     print "</style>"
-    text(X["before"], 30, "", "18 chains, 18 keys")
-    text(X["after"], 30, "", "19 chains, 19 keys")
+    text(X["before"], 30, "", "18 chains")
+    text(X["after"], 30, "", "19 chains")
 }
 
 function text(x, y, class, what) {
@@ -54,7 +54,7 @@ NF == 2 {
 
 NF > 2 {
     x += entries++ * (GAP + WIDTH)
-    class = when == "before" ? "full" : !($3 in was) ? "new" : was[$3] != $2 ? "moved" : "full"
+    class = when == "after" && was[$3] != $2 ? "moved" : "full"
     printf "<line x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\"/>\n", x, y + 11, x + GAP, y + 11
     box(x + GAP, y, WIDTH, class)
     text(x + GAP + 6, y + 16, "key", $3)
@@ -66,8 +66,8 @@ END {
     x = X["after"] - 8
     printf "<path d=\"M%d %dC%d %d %d %d %d %d\"/>\n", x, 57 + FROM * ROW, x - 40, 57 + FROM * ROW,
         x - 40, 57 + last * ROW, x, 57 + last * ROW
-    text(20, 560, "note", "beside each key: its hash % 32. Chain 22 is not there yet, so key18 is in 22 - 16 = 6")
-    text(20, 578, "note", "green: the key that made the store grow. orange: from chain " FROM ", which was split into " \
+    text(20, 560, "note", "beside each key: its hash % 32. Chain 20 is not there yet, so key7 is in 20 - 16 = 4")
+    text(20, 578, "note", "orange: from chain " FROM ", which was split into " \
         FROM " and " last)
     print "</svg>"
 }
