@@ -2526,7 +2526,7 @@ struct fragment {
     bool nullable;        /* it matches the empty text, too */
 };
 
-struct pattern {
+static struct {
     char *rest; /* of the text, still to be read */
     bool bad;   /* the text is no pattern, or needs too many states */
     int states; /* so far */
@@ -2534,87 +2534,87 @@ struct pattern {
     uint64_t entered[256];          /* by byte: the states that it enters */
     uint64_t next[STATES / 8][256]; /* by any set of the nth eight states: those that may follow */
     char text[KEY_MAX + 1];         /* ends in a NUL */
-};
+} pattern;
 
 static const struct fragment EMPTY = {0, 0, true}; /* matches the empty text and nothing else */
 
 /* Reads the text, if it comes next. */
-static bool pattern_take(struct pattern *p, const char *text) {
-    if (strncmp(p->rest, text, strlen(text)) != 0)
+static bool pattern_take(const char *text) {
+    if (strncmp(pattern.rest, text, strlen(text)) != 0)
         return false;
-    p->rest += strlen(text);
+    pattern.rest += strlen(text);
     return true;
 }
 
 /* Whether one of these bytes comes next. */
-static bool pattern_sees(const struct pattern *p, const char *bytes) {
-    return *p->rest && strchr(bytes, *p->rest);
+static bool pattern_sees(const char *bytes) {
+    return *pattern.rest && strchr(bytes, *pattern.rest);
 }
 
 /* Reads a byte. At the end there is none: the pattern is bad. */
-static int pattern_byte(struct pattern *p) {
-    if (!*p->rest)
-        p->bad = true;
-    return p->bad ? 0 : (unsigned char)*p->rest++;
+static int pattern_byte(void) {
+    if (!*pattern.rest)
+        pattern.bad = true;
+    return pattern.bad ? 0 : (unsigned char)*pattern.rest++;
 }
 
 /* A new state, which any of these bytes enters. */
-static struct fragment pattern_state(struct pattern *p, int from, int to) {
-    if (p->states == STATES)
-        p->bad = true;
-    if (p->bad)
+static struct fragment pattern_state(int from, int to) {
+    if (pattern.states == STATES)
+        pattern.bad = true;
+    if (pattern.bad)
         return EMPTY;
-    uint64_t state = (uint64_t)1 << p->states++;
+    uint64_t state = (uint64_t)1 << pattern.states++;
     for (int byte = from; byte <= to; byte++)
-        p->entered[byte] |= state;
+        pattern.entered[byte] |= state;
     return (struct fragment){state, state, false};
 }
 
 /* After any of these states, any of those may come. */
-static void pattern_follow(struct pattern *p, uint64_t these, uint64_t those) {
+static void pattern_follow(uint64_t these, uint64_t those) {
     for (int i = 0; i < STATES; i++)
         if (these >> i & 1)
-            p->next[i / 8][1 << i % 8] |= those;
+            pattern.next[i / 8][1 << i % 8] |= those;
 }
 
 /* One fragment, then the other. */
-static struct fragment pattern_join(struct pattern *p, struct fragment a, struct fragment b) {
+static struct fragment pattern_join(struct fragment a, struct fragment b) {
     struct fragment both = {a.first, b.last, a.nullable && b.nullable};
     if (a.nullable)
         both.first |= b.first;
     if (b.nullable)
         both.last |= a.last;
-    pattern_follow(p, a.last, b.first);
+    pattern_follow(a.last, b.first);
     return both;
 }
 
 /* One character of the set. In UTF-8, a character past ASCII is a byte from C0 on, and then bytes
  * from 80 to BF: one state for the first byte, and one for the bytes after it. */
-static struct fragment pattern_one_of(struct pattern *p, const bool set[CHARACTERS]) {
-    struct fragment one = pattern_state(p, 0xC0, set[OTHERS] ? 0xFF : 0);
+static struct fragment pattern_one_of(const bool set[CHARACTERS]) {
+    struct fragment one = pattern_state(0xC0, set[OTHERS] ? 0xFF : 0);
     for (int byte = '!'; byte <= '~'; byte++)
         if (set[byte])
-            p->entered[byte] |= one.first;
+            pattern.entered[byte] |= one.first;
     if (!set[OTHERS])
         return one;
-    struct fragment more = pattern_state(p, 0x80, 0xBF);
-    pattern_follow(p, more.last, more.first);
+    struct fragment more = pattern_state(0x80, 0xBF);
+    pattern_follow(more.last, more.first);
     more.nullable = true;
-    return pattern_join(p, one, more);
+    return pattern_join(one, more);
 }
 
 /* Reads a \, if it comes next. True: it began \d, \w or \s, or \D, \W or \S for all other
  * characters, and these were added to the set. False: what comes now stands for itself. Characters
  * past ASCII count as letters; no name has a space. Python's \b, \1 and so on are refused. */
-static bool pattern_escape(struct pattern *p, bool set[CHARACTERS]) {
-    if (!pattern_take(p, "\\"))
+static bool pattern_escape(bool set[CHARACTERS]) {
+    if (!pattern_take("\\"))
         return false;
-    if (!pattern_sees(p, "dDwWsS")) {
-        if (isalnum((unsigned char)*p->rest))
-            p->bad = true;
+    if (!pattern_sees("dDwWsS")) {
+        if (isalnum((unsigned char)*pattern.rest))
+            pattern.bad = true;
         return false;
     }
-    int letter = pattern_byte(p), lower = tolower(letter);
+    int letter = pattern_byte(), lower = tolower(letter);
     for (int c = 0; c < CHARACTERS; c++) {
         bool word = c == '_' || c == OTHERS || isalnum(c);
         bool meant = (lower == 'd' && isdigit(c)) || (lower == 'w' && word);
@@ -2625,17 +2625,17 @@ static bool pattern_escape(struct pattern *p, bool set[CHARACTERS]) {
 }
 
 /* Reads a class, if one comes next, such as [:digit:] or \d, and adds it to the set. */
-static bool pattern_class(struct pattern *p, bool set[CHARACTERS]) {
-    if (pattern_take(p, "[.") || pattern_take(p, "[="))
-        p->bad = true; /* not supported */
-    if (!pattern_take(p, "[:"))
-        return pattern_escape(p, set);
+static bool pattern_class(bool set[CHARACTERS]) {
+    if (pattern_take("[.") || pattern_take("[="))
+        pattern.bad = true; /* not supported */
+    if (!pattern_take("[:"))
+        return pattern_escape(set);
     char name[sizeof "xdigit"] = "";
-    for (size_t i = 0; i + 1 < sizeof name && !pattern_sees(p, ":"); i++)
-        name[i] = (char)pattern_byte(p);
+    for (size_t i = 0; i + 1 < sizeof name && !pattern_sees(":"); i++)
+        name[i] = (char)pattern_byte();
     wctype_t class = wctype(name);
-    if (!class || !pattern_take(p, ":]"))
-        p->bad = true;
+    if (!class || !pattern_take(":]"))
+        pattern.bad = true;
     for (int c = 0; c < OTHERS; c++)
         if (iswctype((wint_t)c, class))
             set[c] = true;
@@ -2643,176 +2643,176 @@ static bool pattern_class(struct pattern *p, bool set[CHARACTERS]) {
 }
 
 /* What comes after a [: characters of ASCII, ranges and classes, up to the ]. */
-static struct fragment pattern_brackets(struct pattern *p) {
-    bool set[CHARACTERS] = {false}, complement = pattern_take(p, "^");
+static struct fragment pattern_brackets(void) {
+    bool set[CHARACTERS] = {false}, complement = pattern_take("^");
     do {
-        bool class = pattern_class(p, set);
-        int from = class ? 0 : pattern_byte(p), to = from;
-        if (p->rest[0] == '-' && p->rest[1] != ']') {
-            pattern_byte(p);
-            if (class || pattern_class(p, set))
-                p->bad = true;
-            to = pattern_byte(p);
+        bool class = pattern_class(set);
+        int from = class ? 0 : pattern_byte(), to = from;
+        if (pattern.rest[0] == '-' && pattern.rest[1] != ']') {
+            pattern_byte();
+            if (class || pattern_class(set))
+                pattern.bad = true;
+            to = pattern_byte();
         }
         if (from > to || to >= OTHERS)
-            p->bad = true;
-        for (int c = from; c <= to && !p->bad; c++)
+            pattern.bad = true;
+        for (int c = from; c <= to && !pattern.bad; c++)
             set[c] = true;
-    } while (!p->bad && !pattern_take(p, "]"));
+    } while (!pattern.bad && !pattern_take("]"));
     for (int c = 0; c < CHARACTERS; c++)
         set[c] = set[c] != complement;
-    return pattern_one_of(p, set);
+    return pattern_one_of(set);
 }
 
 /* A character that stands for itself: a state for each of its bytes. */
-static struct fragment pattern_character(struct pattern *p) {
+static struct fragment pattern_character(void) {
     struct fragment whole = EMPTY;
     do {
-        int byte = pattern_byte(p);
-        whole = pattern_join(p, whole, pattern_state(p, byte, byte));
-    } while (!p->bad && ((unsigned char)*p->rest & 0xC0) == 0x80);
+        int byte = pattern_byte();
+        whole = pattern_join(whole, pattern_state(byte, byte));
+    } while (!pattern.bad && ((unsigned char)*pattern.rest & 0xC0) == 0x80);
     return whole;
 }
 
-static struct fragment pattern_choice(struct pattern *p); /* an atom may hold one */
+static struct fragment pattern_choice(void); /* an atom may hold one */
 
-static struct fragment pattern_atom(struct pattern *p) {
-    bool set[CHARACTERS] = {false}, escaped = pattern_sees(p, "\\");
-    if (pattern_escape(p, set))
-        return pattern_one_of(p, set);
+static struct fragment pattern_atom(void) {
+    bool set[CHARACTERS] = {false}, escaped = pattern_sees("\\");
+    if (pattern_escape(set))
+        return pattern_one_of(set);
     if (escaped)
-        return pattern_character(p);
-    if (pattern_take(p, ".")) {
+        return pattern_character();
+    if (pattern_take(".")) {
         memset(set, true, sizeof set);
-        return pattern_one_of(p, set);
+        return pattern_one_of(set);
     }
-    if (pattern_take(p, "^"))
-        return pattern_state(p, TEXT_BEGIN, TEXT_BEGIN);
-    if (pattern_take(p, "$"))
-        return pattern_state(p, TEXT_END, TEXT_END);
-    if (pattern_take(p, "["))
-        return pattern_brackets(p);
-    if (!pattern_take(p, "(?:") && !pattern_take(p, "("))
-        return pattern_character(p);
-    struct fragment group = pattern_choice(p);
-    if (!pattern_take(p, ")"))
-        p->bad = true;
+    if (pattern_take("^"))
+        return pattern_state(TEXT_BEGIN, TEXT_BEGIN);
+    if (pattern_take("$"))
+        return pattern_state(TEXT_END, TEXT_END);
+    if (pattern_take("["))
+        return pattern_brackets();
+    if (!pattern_take("(?:") && !pattern_take("("))
+        return pattern_character();
+    struct fragment group = pattern_choice();
+    if (!pattern_take(")"))
+        pattern.bad = true;
     return group;
 }
 
 /* Reads a number. Python's and POSIX's have digits only, not the sign that strtol() allows. */
-static long pattern_number(struct pattern *p, long absent) {
-    return pattern_sees(p, "0123456789") ? strtol(p->rest, &p->rest, 10) : absent;
+static long pattern_number(long absent) {
+    return pattern_sees("0123456789") ? strtol(pattern.rest, &pattern.rest, 10) : absent;
 }
 
 /* Reads a quantifier: * + ? {n} {n,} {,m} {n,m}. False: none comes next. A { that does not begin one
  * stands for itself. */
-static bool pattern_quantifier(struct pattern *p, long *least, long *most) {
-    char *start = p->rest;
-    *least = pattern_sees(p, "+");
-    *most = pattern_sees(p, "?") ? 1 : ENDLESS;
-    if (pattern_sees(p, "*+?"))
-        return pattern_byte(p);
-    if (pattern_take(p, "{") && !pattern_sees(p, "}")) {
-        *least = pattern_number(p, 0);
-        *most = pattern_take(p, ",") ? pattern_number(p, ENDLESS) : *least;
-        if (pattern_take(p, "}"))
+static bool pattern_quantifier(long *least, long *most) {
+    char *start = pattern.rest;
+    *least = pattern_sees("+");
+    *most = pattern_sees("?") ? 1 : ENDLESS;
+    if (pattern_sees("*+?"))
+        return pattern_byte();
+    if (pattern_take("{") && !pattern_sees("}")) {
+        *least = pattern_number(0);
+        *most = pattern_take(",") ? pattern_number(ENDLESS) : *least;
+        if (pattern_take("}"))
             return true;
     }
-    p->rest = start;
+    pattern.rest = start;
     return false;
 }
 
 /* An atom, perhaps with a quantifier. a{2,4} becomes aaa?a?, and a{2,} becomes aa+: the atom's text
  * is read again for each copy. A copy takes a state or more, so there can't be many copies. */
-static struct fragment pattern_repeat(struct pattern *p) {
+static struct fragment pattern_repeat(void) {
     long least, most, unused;
-    int states = p->states;
-    bool anchor = pattern_sees(p, "^$");
-    if (pattern_quantifier(p, &least, &most))
-        p->bad = true; /* nothing to repeat */
-    char *atom = p->rest;
-    struct fragment copy = pattern_atom(p), whole = EMPTY;
-    if (!pattern_quantifier(p, &least, &most))
+    int states = pattern.states;
+    bool anchor = pattern_sees("^$");
+    if (pattern_quantifier(&least, &most))
+        pattern.bad = true; /* nothing to repeat */
+    char *atom = pattern.rest;
+    struct fragment copy = pattern_atom(), whole = EMPTY;
+    if (!pattern_quantifier(&least, &most))
         return copy;
-    pattern_take(p, "?"); /* lazy: another match is found, but only if there is one */
-    if (anchor || pattern_quantifier(p, &unused, &unused))
-        p->bad = true;
+    pattern_take("?"); /* lazy: another match is found, but only if there is one */
+    if (anchor || pattern_quantifier(&unused, &unused))
+        pattern.bad = true;
     if (most != ENDLESS && most < least)
-        p->bad = true;
-    if (p->states == states)
+        pattern.bad = true;
+    if (pattern.states == states)
         return copy; /* (), however often, is () */
-    char *rest = p->rest;
+    char *rest = pattern.rest;
     long copies = most;
     if (most == ENDLESS)
         copies = least > 0 ? least : 1;
-    for (long i = 0; i < copies && !p->bad; i++) {
-        p->rest = atom;
+    for (long i = 0; i < copies && !pattern.bad; i++) {
+        pattern.rest = atom;
         if (i > 0)
-            copy = pattern_atom(p);
+            copy = pattern_atom();
         if (i >= least)
             copy.nullable = true;
-        whole = pattern_join(p, whole, copy);
+        whole = pattern_join(whole, copy);
     }
     if (most == ENDLESS)
-        pattern_follow(p, copy.last, copy.first);
-    p->rest = rest;
+        pattern_follow(copy.last, copy.first);
+    pattern.rest = rest;
     return whole;
 }
 
 /* Atoms in a row, and rows with a | between them. */
-static struct fragment pattern_choice(struct pattern *p) {
+static struct fragment pattern_choice(void) {
     struct fragment any = {0, 0, false};
     do {
         struct fragment row = EMPTY;
-        while (!p->bad && *p->rest && !pattern_sees(p, "|)"))
-            row = pattern_join(p, row, pattern_repeat(p));
+        while (!pattern.bad && *pattern.rest && !pattern_sees("|)"))
+            row = pattern_join(row, pattern_repeat());
         any.first |= row.first;
         any.last |= row.last;
         any.nullable |= row.nullable;
-    } while (pattern_take(p, "|"));
+    } while (pattern_take("|"));
     return any;
 }
 
 /* False: the text is no pattern, or needs too many states. */
-static bool pattern_read(struct pattern *p, struct str text) {
-    memset(p, 0, sizeof *p);
-    memcpy(p->text, text.bytes, text.len);
-    p->rest = p->text;
-    p->whole = pattern_choice(p);
-    if (p->bad || *p->rest)
+static bool pattern_read(struct str text) {
+    memset(&pattern, 0, sizeof pattern);
+    memcpy(pattern.text, text.bytes, text.len);
+    pattern.rest = pattern.text;
+    pattern.whole = pattern_choice();
+    if (pattern.bad || *pattern.rest)
         return false;
     for (int i = 0; i < STATES / 8; i++) /* a set: its lowest state, and the others */
         for (int set = 1; set < 256; set++)
-            p->next[i][set] = p->next[i][set & -set] | p->next[i][set & (set - 1)];
+            pattern.next[i][set] = pattern.next[i][set & -set] | pattern.next[i][set & (set - 1)];
     return true;
 }
 
 /* The states after the byte. A match may begin anywhere, so first is always among the next. */
-static uint64_t pattern_step(const struct pattern *p, uint64_t reached, int byte) {
-    uint64_t next = p->whole.first;
+static uint64_t pattern_step(uint64_t reached, int byte) {
+    uint64_t next = pattern.whole.first;
     for (int i = 0; i < STATES / 8; i++)
-        next |= p->next[i][reached >> (8 * i) & 0xFF];
-    return next & p->entered[byte];
+        next |= pattern.next[i][reached >> (8 * i) & 0xFF];
+    return next & pattern.entered[byte];
 }
 
 /* At the ends of the text ^ and $ match without taking a byte, and so any number of them. */
-static uint64_t pattern_edge(const struct pattern *p, uint64_t reached, int edge) {
+static uint64_t pattern_edge(uint64_t reached, int edge) {
     uint64_t before;
     do {
         before = reached;
-        reached |= pattern_step(p, reached, edge);
+        reached |= pattern_step(reached, edge);
     } while (reached != before);
     return reached;
 }
 
 /* Whether a part of the text matches. */
-static bool pattern_matches(const struct pattern *p, struct str text) {
-    uint64_t reached = pattern_edge(p, 0, TEXT_BEGIN);
-    for (size_t i = 0; i < text.len && !(reached & p->whole.last); i++)
-        reached = pattern_step(p, reached, (unsigned char)text.bytes[i]);
-    return p->whole.nullable || reached & p->whole.last ||
-           pattern_edge(p, reached, TEXT_END) & p->whole.last;
+static bool pattern_matches(struct str text) {
+    uint64_t reached = pattern_edge(0, TEXT_BEGIN);
+    for (size_t i = 0; i < text.len && !(reached & pattern.whole.last); i++)
+        reached = pattern_step(reached, (unsigned char)text.bytes[i]);
+    return pattern.whole.nullable || reached & pattern.whole.last ||
+           pattern_edge(reached, TEXT_END) & pattern.whole.last;
 }
 
 /* == 16. Mailboxes ================================================================================
@@ -2871,7 +2871,6 @@ static struct {
     bool sent; /* a holder is to get a message, and the next turn may not be about that client */
     struct mailbox *of[FD_SETSIZE]; /* by client: the mailbox that it holds, or NULL */
     struct listing lists[FD_SETSIZE];
-    struct pattern pattern; /* of the LIST that runs */
 } mailboxes;
 
 static struct str mailbox_name(const struct mailbox *box) {
@@ -3095,7 +3094,7 @@ static size_t list_step(struct request *r, struct listing *list, size_t place) {
     for (int i = 0; i < LIST_STEP && place < mailboxes.len && r->client->out.len < OUTPUT_MAX;
          i++) {
         struct str name = mailbox_name(mailboxes.all[place++]);
-        if (r->key.len && !pattern_matches(&mailboxes.pattern, name))
+        if (r->key.len && !pattern_matches(name))
             continue;
         if (names.len + 1 + name.len > names.size) {
             list_write(r, list, buf_str(&names));
@@ -3122,7 +3121,7 @@ static enum status command_list(struct request *r) {
     struct str last = {list->last, list->last_len};
     if (!slow_is_chosen(r->client, SLOW_LIST))
         return WAIT;
-    if (r->key.len && !pattern_read(&mailboxes.pattern, r->key))
+    if (r->key.len && !pattern_read(r->key))
         return BAD_REQUEST;
     size_t place = mailbox_place(last);
     if (last.len && mailbox_find(last))
