@@ -2570,11 +2570,15 @@ static struct fragment pattern_state(int from, int to) {
     return (struct fragment){state, state, false};
 }
 
-/* After any of these states, any of those may come. */
-static void pattern_follow(uint64_t these, uint64_t those) {
-    for (int i = 0; i < STATES; i++)
-        if (these >> i & 1)
-            pattern.next[i / 8][1 << i % 8] |= those;
+/* From each of the states, each of the followers can be entered. Every set of eight states that has
+ * one of the states in it leads to the followers, too. */
+static void pattern_follow(uint64_t states, uint64_t followers) {
+    for (int i = 0; states != 0; i++) {
+        for (int set = 1; set < 256; set++)
+            if (states & set)
+                pattern.next[i][set] |= followers;
+        states >>= 8;
+    }
 }
 
 /* One fragment, then the other. */
@@ -2780,12 +2784,7 @@ static bool pattern_read(struct str text) {
     memcpy(pattern.text, text.bytes, text.len);
     pattern.rest = pattern.text;
     pattern.whole = pattern_choice();
-    if (pattern.bad || *pattern.rest)
-        return false;
-    for (int i = 0; i < STATES / 8; i++) /* a set: its lowest state, and the others */
-        for (int set = 1; set < 256; set++)
-            pattern.next[i][set] = pattern.next[i][set & -set] | pattern.next[i][set & (set - 1)];
-    return true;
+    return !pattern.bad && !*pattern.rest;
 }
 
 /* The states after the byte. A match may begin anywhere, so first is always among the next. */
@@ -2809,10 +2808,11 @@ static uint64_t pattern_edge(uint64_t reached, int edge) {
 /* Whether a part of the text matches. */
 static bool pattern_matches(struct str text) {
     uint64_t reached = pattern_edge(0, TEXT_BEGIN);
+    if (pattern.whole.nullable)
+        return true;
     for (size_t i = 0; i < text.len && !(reached & pattern.whole.last); i++)
         reached = pattern_step(reached, (unsigned char)text.bytes[i]);
-    return pattern.whole.nullable || reached & pattern.whole.last ||
-           pattern_edge(reached, TEXT_END) & pattern.whole.last;
+    return pattern_edge(reached, TEXT_END) & pattern.whole.last;
 }
 
 /* == 16. Mailboxes ================================================================================
