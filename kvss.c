@@ -2727,30 +2727,31 @@ static bool pattern_quantifier(long *least, long *most) {
     return false;
 }
 
-/* An atom, perhaps with a quantifier. a{2,4} becomes aaa?a?, and a{2,} becomes aa+: the atom's text
- * is read again for each copy. A copy takes a state or more, so there can't be many copies. */
+/* Reads an atom and its quantifier, if it has one. a{2,4} becomes aaa?a?, and a{2,} becomes aa+: the
+ * text of the atom is read again for each copy. Each copy needs a new state, so there are not many
+ * copies. After an atom with its quantifier, the next atom begins. A quantifier there has nothing to
+ * repeat, so a** is no pattern; nor is ^*, since ^ and $ take no quantifier. */
 static struct fragment pattern_repeat(void) {
-    long least, most, unused;
+    long least, most;
     int states = pattern.states;
     bool anchor = pattern_sees("^$");
     if (pattern_quantifier(&least, &most))
-        pattern.bad = true; /* nothing to repeat */
-    char *atom = pattern.rest;
-    struct fragment copy = pattern_atom(), whole = EMPTY;
-    if (!pattern_quantifier(&least, &most))
-        return copy;
-    pattern_take("?"); /* lazy: another match is found, but only if there is one */
-    if (anchor || pattern_quantifier(&unused, &unused))
         pattern.bad = true;
-    if (most != ENDLESS && most < least)
+    char *atom = pattern.rest;
+    struct fragment copy = pattern_atom();
+    if (anchor || !pattern_quantifier(&least, &most))
+        return copy;
+    pattern_take("?"); /* lazy: it finds another match, but only if there is one */
+    bool endless = most == ENDLESS;
+    if (endless)
+        most = least > 0 ? least : 1;
+    if (most < least)
         pattern.bad = true;
     if (pattern.states == states)
-        return copy; /* (), however often, is () */
+        return copy; /* () needs no state, and is the same however often it is repeated */
     char *rest = pattern.rest;
-    long copies = most;
-    if (most == ENDLESS)
-        copies = least > 0 ? least : 1;
-    for (long i = 0; i < copies && !pattern.bad; i++) {
+    struct fragment whole = EMPTY;
+    for (long i = 0; i < most && !pattern.bad; i++) {
         pattern.rest = atom;
         if (i > 0)
             copy = pattern_atom();
@@ -2758,7 +2759,7 @@ static struct fragment pattern_repeat(void) {
             copy.nullable = true;
         whole = pattern_join(whole, copy);
     }
-    if (most == ENDLESS)
+    if (endless)
         pattern_follow(copy.last, copy.first);
     pattern.rest = rest;
     return whole;
