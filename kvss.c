@@ -2493,12 +2493,14 @@ static const struct extension roles_extension = {
 
 /* == 15. Patterns =================================================================================
  *
- * LIST takes a regular expression; docs/protocol.md says of what kind. A matcher
- * that backtracks, like Python's, can take twice the time for each byte more of a name, and the
- * server would serve nobody meanwhile. glibc's regexec() can fill the memory instead.
+ * LIST takes a pattern, a regular expression. docs/protocol.md says what a pattern can have in it.
  *
- * So a pattern becomes an automaton (Glushkov, 1961). Each character of the pattern is a state,
- * which is entered when the text has that character. The automaton of a(b|c)*:
+ * Python's matcher tries one way to match after another. With some patterns, each byte more in a name
+ * doubles the time, and the server would serve no other client meanwhile. glibc's regexec() can use up
+ * the memory instead. A client chooses the pattern, so the time must be short for every pattern.
+ *
+ * So the pattern becomes an automaton (Glushkov, 1961). Each character of the pattern becomes a state.
+ * The automaton enters the state when it reads that character in the text. The automaton of a(b|c)*:
  *
  *                       .---.
  *                .---> (b) <'      first:    a          the states that a match can begin with
@@ -2508,16 +2510,21 @@ static const struct extension roles_extension = {
  *                '---> (c) <.
  *                       '---'
  *
- * The text is read once, with the set of all states that it can have led to. A set of states is a
- * word of 64 bits. One byte leads from a set to the next set with eight look-ups, whatever the
- * pattern is. A pattern that needs more than 64 states is refused. */
+ * The matcher reads the text once. It keeps the set of all states that the bytes so far can lead to, so
+ * it follows all ways at the same time. A set of states is a word of 64 bits. For any pattern, a byte
+ * takes eight look-ups in a table to come from one set to the next. A pattern that needs more than 64
+ * states is refused.
+ *
+ * There is only one pattern at a time: LIST reads its pattern anew each time that it runs. */
 
 enum { STATES = 64, ENDLESS = -1 };
 
-/* Two bytes that no name has stand for its two ends. They enter the states of ^ and $. */
-enum { TEXT_BEGIN = 1, TEXT_END = 2 };
+/* Bytes that no name has. CLASS stands for a class among the members of a set. The others stand for the
+ * two ends of a name, and enter the states of ^ and $. */
+enum { CLASS, TEXT_BEGIN, TEXT_END };
 
-/* A set of characters is a bool[CHARACTERS]: ASCII one by one, and all other characters together. */
+/* A set of characters is a bool[CHARACTERS]. It has one member for each character of ASCII, and one for
+ * all other characters together. */
 enum { OTHERS = 128, CHARACTERS };
 
 /* The automaton of a part of a pattern. */
@@ -2527,18 +2534,18 @@ struct fragment {
 };
 
 static struct {
-    char *rest; /* of the text, still to be read */
-    bool bad;   /* the text is no pattern, or needs too many states */
-    int states; /* so far */
+    char text[KEY_MAX + 1]; /* ends in a NUL */
+    char *rest;             /* the part of the text that is still to be read */
+    bool bad;               /* the text is no pattern, or needs too many states */
+    int states;             /* how many there are so far */
     struct fragment whole;
-    uint64_t entered[256];          /* by byte: the states that it enters */
-    uint64_t next[STATES / 8][256]; /* by any set of the nth eight states: those that may follow */
-    char text[KEY_MAX + 1];         /* ends in a NUL */
+    uint64_t entered[256];          /* by byte: the states that the byte enters */
+    uint64_t next[STATES / 8][256]; /* by any set of eight states: the states that may follow */
 } pattern;
 
 static const struct fragment EMPTY = {0, 0, true}; /* matches the empty text and nothing else */
 
-/* Reads the text, if it comes next. */
+/* Reads the text and returns true, if the text comes next. */
 static bool pattern_take(const char *text) {
     if (strncmp(pattern.rest, text, strlen(text)) != 0)
         return false;
@@ -2546,24 +2553,25 @@ static bool pattern_take(const char *text) {
     return true;
 }
 
-/* Whether one of these bytes comes next. */
+/* Whether one of the bytes comes next. */
 static bool pattern_sees(const char *bytes) {
     return *pattern.rest && strchr(bytes, *pattern.rest);
 }
 
-/* Reads a byte. At the end there is none: the pattern is bad. */
+/* Reads a byte. At the end of the text there is none, and so the pattern is bad. */
 static int pattern_byte(void) {
-    if (!*pattern.rest)
-        pattern.bad = true;
-    return pattern.bad ? 0 : (unsigned char)*pattern.rest++;
+    if (*pattern.rest)
+        return (unsigned char)*pattern.rest++;
+    pattern.bad = true;
+    return 0;
 }
 
-/* A new state, which any of these bytes enters. */
+/* Makes a new state. Each byte from `from` to `to` enters it. */
 static struct fragment pattern_state(int from, int to) {
-    if (pattern.states == STATES)
+    if (pattern.states == STATES) {
         pattern.bad = true;
-    if (pattern.bad)
         return EMPTY;
+    }
     uint64_t state = (uint64_t)1 << pattern.states++;
     for (int byte = from; byte <= to; byte++)
         pattern.entered[byte] |= state;
@@ -2581,7 +2589,7 @@ static void pattern_follow(uint64_t states, uint64_t followers) {
     }
 }
 
-/* One fragment, then the other. */
+/* Returns the automaton of a text that matches a and then goes on with a text that matches b. */
 static struct fragment pattern_join(struct fragment a, struct fragment b) {
     struct fragment both = {a.first, b.last, a.nullable && b.nullable};
     if (a.nullable)
@@ -2592,8 +2600,9 @@ static struct fragment pattern_join(struct fragment a, struct fragment b) {
     return both;
 }
 
-/* One character of the set. In UTF-8, a character past ASCII is a byte from C0 on, and then bytes
- * from 80 to BF: one state for the first byte, and one for the bytes after it. */
+/* Makes the automaton of one character of the set. In UTF-8, a character past ASCII is a byte from C0
+ * on, and then bytes from 80 to BF. So it needs one state for the first byte, and one for the bytes
+ * after it. */
 static struct fragment pattern_one_of(const bool set[CHARACTERS]) {
     struct fragment one = pattern_state(0xC0, set[OTHERS] ? 0xFF : 0);
     for (int byte = '!'; byte <= '~'; byte++)
@@ -2607,58 +2616,68 @@ static struct fragment pattern_one_of(const bool set[CHARACTERS]) {
     return pattern_join(one, more);
 }
 
-/* Reads a \, if it comes next. True: it began \d, \w or \s, or \D, \W or \S for all other
- * characters, and these were added to the set. False: what comes now stands for itself. Characters
- * past ASCII count as letters; no name has a space. Python's \b, \1 and so on are refused. */
-static bool pattern_escape(bool set[CHARACTERS]) {
-    if (!pattern_take("\\"))
-        return false;
-    if (!pattern_sees("dDwWsS")) {
-        if (isalnum((unsigned char)*pattern.rest))
+/* Reads what follows a \. If that is one of dwsDWS, adds the class to the set, and returns CLASS: \d,
+ * \w and \s are classes, and \D, \W and \S are all characters that are not in them. A name has no
+ * space, and each character past ASCII counts as a letter. Any other character stands for itself, and
+ * its first byte is returned. \b, \1 and other escapes of Python are refused. */
+static int pattern_escape(bool set[CHARACTERS]) {
+    bool class = pattern_sees("dwsDWS");
+    int byte = pattern_byte();
+    int lower = tolower(byte);
+    if (!class) {
+        if (isalnum(byte))
             pattern.bad = true;
-        return false;
+        return byte;
     }
-    int letter = pattern_byte(), lower = tolower(letter);
     for (int c = 0; c < CHARACTERS; c++) {
         bool word = c == '_' || c == OTHERS || isalnum(c);
-        bool meant = (lower == 'd' && isdigit(c)) || (lower == 'w' && word);
-        if (meant == (letter == lower))
+        bool member = (lower == 'd' && isdigit(c)) || (lower == 'w' && word);
+        if (member == (byte == lower))
             set[c] = true;
     }
-    return true;
+    return CLASS;
 }
 
-/* Reads a class, if one comes next, such as [:digit:] or \d, and adds it to the set. */
-static bool pattern_class(bool set[CHARACTERS]) {
-    if (pattern_take("[.") || pattern_take("[="))
-        pattern.bad = true; /* not supported */
-    if (!pattern_take("[:"))
-        return pattern_escape(set);
-    char name[sizeof "xdigit"] = "";
-    for (size_t i = 0; i + 1 < sizeof name && !pattern_sees(":"); i++)
-        name[i] = (char)pattern_byte();
+/* Reads what follows [: in a class such as [:digit:]. Adds the class to the set, and returns CLASS. */
+static int pattern_class(bool set[CHARACTERS]) {
+    char name[sizeof "xdigit"] = ""; /* the longest name, six letters */
+    sscanf(pattern.rest, "%6[a-z]", name);
+    pattern.rest += strlen(name);
     wctype_t class = wctype(name);
     if (!class || !pattern_take(":]"))
         pattern.bad = true;
     for (int c = 0; c < OTHERS; c++)
         if (iswctype((wint_t)c, class))
             set[c] = true;
-    return true;
+    return CLASS;
 }
 
-/* What comes after a [: characters of ASCII, ranges and classes, up to the ]. */
+/* Reads one member of a set in brackets. A class is added to the set, and CLASS is returned. Any other
+ * member is a character, or an end of a range, and its first byte is returned. */
+static int pattern_member(bool set[CHARACTERS]) {
+    if (pattern_take("[.") || pattern_take("[="))
+        pattern.bad = true; /* not supported */
+    if (pattern_take("[:"))
+        return pattern_class(set);
+    if (pattern_take("\\"))
+        return pattern_escape(set);
+    return pattern_byte();
+}
+
+/* Reads what follows a [, up to the ]: characters of ASCII, ranges and classes. */
 static struct fragment pattern_brackets(void) {
-    bool set[CHARACTERS] = {false}, complement = pattern_take("^");
+    bool set[CHARACTERS] = {false};
+    bool complement = pattern_take("^");
     do {
-        bool class = pattern_class(set);
-        int from = class ? 0 : pattern_byte(), to = from;
+        int from = pattern_member(set);
+        int to = from;
         if (pattern.rest[0] == '-' && pattern.rest[1] != ']') {
             pattern_byte();
-            if (class || pattern_class(set))
+            to = pattern_member(set);
+            if (from == CLASS || from > to)
                 pattern.bad = true;
-            to = pattern_byte();
         }
-        if (from > to || to >= OTHERS)
+        if (to >= OTHERS)
             pattern.bad = true;
         for (int c = from; c <= to && !pattern.bad; c++)
             set[c] = true;
@@ -2668,55 +2687,63 @@ static struct fragment pattern_brackets(void) {
     return pattern_one_of(set);
 }
 
-/* A character that stands for itself: a state for each of its bytes. */
-static struct fragment pattern_character(void) {
-    struct fragment whole = EMPTY;
-    do {
-        int byte = pattern_byte();
+/* Makes the automaton of a character that stands for itself: one state for each of its bytes. `byte` is
+ * the first one, and the others are still to be read. */
+static struct fragment pattern_character(int byte) {
+    struct fragment whole = pattern_state(byte, byte);
+    while ((*pattern.rest & 0xC0) == 0x80) {
+        byte = pattern_byte();
         whole = pattern_join(whole, pattern_state(byte, byte));
-    } while (!pattern.bad && ((unsigned char)*pattern.rest & 0xC0) == 0x80);
+    }
     return whole;
 }
 
-static struct fragment pattern_choice(void); /* an atom may hold one */
+static struct fragment pattern_choice(void); /* an atom may be a choice in parentheses */
 
 static struct fragment pattern_atom(void) {
-    bool set[CHARACTERS] = {false}, escaped = pattern_sees("\\");
-    if (pattern_escape(set))
-        return pattern_one_of(set);
-    if (escaped)
-        return pattern_character();
-    if (pattern_take(".")) {
+    bool set[CHARACTERS] = {false};
+    struct fragment group;
+    int byte = pattern_byte();
+    switch (byte) {
+    case '^':
+        return pattern_state(TEXT_BEGIN, TEXT_BEGIN);
+    case '$':
+        return pattern_state(TEXT_END, TEXT_END);
+    case '[':
+        return pattern_brackets();
+    case '.':
         memset(set, true, sizeof set);
         return pattern_one_of(set);
+    case '(':
+        pattern_take("?:");
+        group = pattern_choice();
+        if (!pattern_take(")"))
+            pattern.bad = true;
+        return group;
+    case '\\':
+        byte = pattern_escape(set);
+        if (byte == CLASS)
+            return pattern_one_of(set);
     }
-    if (pattern_take("^"))
-        return pattern_state(TEXT_BEGIN, TEXT_BEGIN);
-    if (pattern_take("$"))
-        return pattern_state(TEXT_END, TEXT_END);
-    if (pattern_take("["))
-        return pattern_brackets();
-    if (!pattern_take("(?:") && !pattern_take("("))
-        return pattern_character();
-    struct fragment group = pattern_choice();
-    if (!pattern_take(")"))
-        pattern.bad = true;
-    return group;
+    return pattern_character(byte);
 }
 
-/* Reads a number. Python's and POSIX's have digits only, not the sign that strtol() allows. */
+/* Reads a number, or returns `absent` if none comes next. A number is only digits: strtol() would allow
+ * a sign. */
 static long pattern_number(long absent) {
     return pattern_sees("0123456789") ? strtol(pattern.rest, &pattern.rest, 10) : absent;
 }
 
-/* Reads a quantifier: * + ? {n} {n,} {,m} {n,m}. False: none comes next. A { that does not begin one
- * stands for itself. */
+/* Reads a quantifier: * + ? {n} {n,} {,m} {n,m}. Returns false if none comes next. A { that begins no
+ * quantifier stands for itself. */
 static bool pattern_quantifier(long *least, long *most) {
     char *start = pattern.rest;
     *least = pattern_sees("+");
     *most = pattern_sees("?") ? 1 : ENDLESS;
-    if (pattern_sees("*+?"))
-        return pattern_byte();
+    if (pattern_sees("*+?")) {
+        pattern_byte();
+        return true;
+    }
     if (pattern_take("{") && !pattern_sees("}")) {
         *least = pattern_number(0);
         *most = pattern_take(",") ? pattern_number(ENDLESS) : *least;
@@ -2765,12 +2792,12 @@ static struct fragment pattern_repeat(void) {
     return whole;
 }
 
-/* Atoms in a row, and rows with a | between them. */
+/* Reads rows of atoms with a | between two rows. */
 static struct fragment pattern_choice(void) {
     struct fragment any = {0, 0, false};
     do {
         struct fragment row = EMPTY;
-        while (!pattern.bad && *pattern.rest && !pattern_sees("|)"))
+        while (*pattern.rest && !pattern_sees("|)"))
             row = pattern_join(row, pattern_repeat());
         any.first |= row.first;
         any.last |= row.last;
@@ -2779,7 +2806,7 @@ static struct fragment pattern_choice(void) {
     return any;
 }
 
-/* False: the text is no pattern, or needs too many states. */
+/* Makes the automaton. False: the text is no pattern, or needs too many states. */
 static bool pattern_read(struct str text) {
     memset(&pattern, 0, sizeof pattern);
     memcpy(pattern.text, text.bytes, text.len);
@@ -2788,7 +2815,8 @@ static bool pattern_read(struct str text) {
     return !pattern.bad && !*pattern.rest;
 }
 
-/* The states after the byte. A match may begin anywhere, so first is always among the next. */
+/* Returns the states after the byte. A match may begin at any byte, so the first states of the pattern
+ * are always among those that may come next. */
 static uint64_t pattern_step(uint64_t reached, int byte) {
     uint64_t next = pattern.whole.first;
     for (int i = 0; i < STATES / 8; i++)
@@ -2796,7 +2824,8 @@ static uint64_t pattern_step(uint64_t reached, int byte) {
     return next & pattern.entered[byte];
 }
 
-/* At the ends of the text ^ and $ match without taking a byte, and so any number of them. */
+/* Returns the states at an end of the text. ^ and $ match there and take no byte of the text, so several
+ * of them may match in a row. */
 static uint64_t pattern_edge(uint64_t reached, int edge) {
     uint64_t before;
     do {
@@ -2806,7 +2835,7 @@ static uint64_t pattern_edge(uint64_t reached, int edge) {
     return reached;
 }
 
-/* Whether a part of the text matches. */
+/* Whether a part of the text matches the pattern. */
 static bool pattern_matches(struct str text) {
     uint64_t reached = pattern_edge(0, TEXT_BEGIN);
     if (pattern.whole.nullable)
