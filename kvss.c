@@ -3201,15 +3201,20 @@ static const struct extension mailboxes_extension = {
 
 /* == 17. Frames ===================================================================================
  *
- * The mailboxes on the wire of the assignment that they come from. A frame is a verb in 15 bytes, padded
- * with NULs, then the arguments with commas between them; at most 1,024 bytes.
+ * The mailboxes come from an assignment that has a wire of its own. --frames opens a second port for it.
+ * On this wire, a request or a reply is a frame: a verb in 15 bytes, padded with NULs, and then the
+ * arguments with a comma between two. A frame has at most 1,024 bytes.
  *
  *     "create" 9 NULs "bob"     "send" 11 NULs "bob,hello, you"     "ok" 13 NULs, and 1,009 more
  *
- * Nothing says where a frame ends. The assignment takes what one recv() brings for one message, but TCP
- * makes no such promise. So the frames that leave here are padded to 1,024 bytes, which is what its
- * client asks recv() for. Of the frames that come here, one that is shorter has to come alone. Two sent
- * at once may arrive as one, with NULs among its arguments, and that is refused. */
+ * Nothing says where a frame ends. The assignment assumes that one recv() brings one frame, but TCP does
+ * not promise that. So the server pads each frame that it sends to 1,024 bytes, and the assignment's
+ * client asks recv() for 1,024 bytes. A frame that the server receives may be shorter, if it comes
+ * alone. Two short frames that are sent at once may arrive as one, with NULs among its arguments. The
+ * server refuses such a frame.
+ *
+ * A frame becomes a line of KV/1.0, so the commands need not know this wire. This chapter uses
+ * Mailboxes. */
 
 enum { FRAME_VERB = 15, FRAME_SIZE = 1024, FRAME_ROOM = FRAME_SIZE - FRAME_VERB };
 
@@ -3223,27 +3228,19 @@ static struct option frames_options[] = {
 
 static struct {
     char line[sizeof "KV/1.0 " + FRAME_SIZE]; /* the request of KV/1.0 that a frame becomes */
-    bool pads[FD_SETSIZE];                    /* the client has sent a frame of full length */
-    size_t padding[FD_SETSIZE];               /* bytes that its last frame lacked */
+    bool pads[FD_SETSIZE];                    /* by client: it has sent a frame of full length */
+    size_t padding[FD_SETSIZE];               /* by client: bytes that its last frame lacks */
 } frames;
 
-/* Where to end a frame, if the text is longer: between two characters. */
-static size_t frame_fill(struct str text) {
-    size_t n = FRAME_ROOM;
-    if (text.len <= n)
-        return text.len;
-    while ((text.bytes[n] & 0xC0) == 0x80)
-        n--;
-    return n;
-}
-
-/* Appends the text in as many frames as it needs, and one if it is empty. */
+/* Appends the text in as many frames as it needs, and in one frame if it is empty. A frame ends between
+ * two characters: a byte of the form 10xxxxxx does not begin one. strncpy() pads with NULs. */
 static void frame_append(struct buf *out, const char *verb, struct str text) {
     do {
         char *frame = out->bytes + out->len;
-        size_t n = frame_fill(text);
-        memset(frame, 0, FRAME_SIZE);
-        memcpy(frame, verb, strlen(verb));
+        size_t n = text.len < FRAME_ROOM ? text.len : FRAME_ROOM;
+        while (n < text.len && (text.bytes[n] & 0xC0) == 0x80)
+            n--;
+        strncpy(frame, verb, FRAME_SIZE);
         memcpy(frame + FRAME_VERB, text.bytes, n);
         text = str_from(text, n);
         out->len += FRAME_SIZE;
@@ -3263,85 +3260,85 @@ static void frames_reply(struct buf *out, const struct request *r) {
         frame_append(out, "ok", STR(""));
 }
 
-/* Writes to *line the request of KV/1.0 that asks for the same. NULL, or what is wrong with the frame.
- * A space in a name would make two fields of it. */
+/* Returns the command of the mailboxes whose verb the frame begins with, or NULL. */
+static const struct command *frame_command(struct str frame) {
+    EACH_COMMAND (row) {
+        char verb[FRAME_VERB] = "";
+        for (int i = 0; i < FRAME_VERB && row->verb[i]; i++)
+            verb[i] = (char)tolower(row->verb[i]);
+        if (row->flags & MAILBOX && memcmp(frame.bytes, verb, FRAME_VERB) == 0)
+            return row;
+    }
+    return NULL;
+}
+
+/* Makes of the frame the line of KV/1.0 that asks for the same. Returns NULL, or why there is no such
+ * line: then *line is the frame. The comma after a user becomes a space. So a space in the name of the
+ * user would end the name too early. */
 static const char *frame_to_line(struct str frame, struct str *line) {
-    size_t len = strlen(strcpy(frames.line, "KV/1.0 "));
-    size_t i = 0;
+    char arguments[FRAME_ROOM + 1] = "";
     while (frame.len > FRAME_VERB && frame.bytes[frame.len - 1] == '\0')
         frame.len--;
     *line = frame;
     if (frame.len < FRAME_VERB)
         return "a frame begins with a verb in 15 bytes";
-    for (; i < FRAME_VERB && frame.bytes[i] >= 'a' && frame.bytes[i] <= 'z'; i++)
-        frames.line[len++] = (char)(frame.bytes[i] - 'a' + 'A');
-    struct command *command = command_named((struct str){frames.line + len - i, i});
-    while (i < FRAME_VERB && frame.bytes[i] == '\0')
-        i++;
-    if (i < FRAME_VERB)
-        return "a verb is lower case and padded with NULs";
-    if (!command || !(command->flags & MAILBOX))
-        return "there is no such verb";
-    struct str key = str_from(frame, FRAME_VERB);
-    if (memchr(key.bytes, '\n', key.len))
-        return "there is a line feed in the arguments";
-    if (key.len)
-        frames.line[len++] = ' ';
-    memcpy(frames.line + len, key.bytes, key.len);
-    *line = (struct str){frames.line, len + key.len};
-    const char *comma = command->max == 2 ? memchr(key.bytes, ',', key.len) : NULL;
-    if (comma) {
-        key.len = (size_t)(comma - key.bytes);
-        frames.line[len + key.len] = ' ';
-    }
-    return memchr(key.bytes, ' ', key.len) ? "there is a space in a name" : NULL;
+    const struct command *command = frame_command(frame);
+    if (!command)
+        return "there is no such verb; verbs are lower case and padded with NULs";
+    size_t len = frame.len - FRAME_VERB;
+    memcpy(arguments, frame.bytes + FRAME_VERB, len);
+    if (strcspn(arguments, "\n") < len)
+        return "there is a line feed or a NUL in the arguments";
+    char *end = arguments + strcspn(arguments, " ,");
+    if (*end == ' ')
+        return "there is a space in a name";
+    if (*end == ',' && command->max == 2)
+        *end = ' ';
+    sprintf(frames.line, "KV/1.0 %s%s%s", command->verb, len ? " " : "", arguments);
+    *line = str_of(frames.line);
+    return NULL;
 }
 
-/* Whether one of its lines is of HTTP. */
+/* Whether a line in the frame is of HTTP. Lines end in CR LF, or in LF. */
 static bool frame_is_http(struct str frame) {
-    for (;;) {
-        const char *lf = memchr(frame.bytes, '\n', frame.len);
-        struct str line = frame;
-        if (lf)
-            line.len = (size_t)(lf - frame.bytes);
-        size_t whole = line.len;
-        if (line.len && line.bytes[line.len - 1] == '\r')
+    size_t start = 0;
+    for (size_t i = 0; i <= frame.len; i++) {
+        if (i < frame.len && frame.bytes[i] != '\n')
+            continue;
+        struct str line = {frame.bytes + start, i - start};
+        if (line.len && frame.bytes[i - 1] == '\r')
             line.len--;
         if (line_is_http(line))
             return true;
-        if (!lf)
-            return false;
-        frame = str_from(frame, whole + 1);
+        start = i + 1;
     }
+    return false;
 }
 
-/* Runs a frame. False: it has to wait. */
+/* Runs a frame. False: the frame has to wait. */
 static bool frame_run(struct client *c, struct str frame) {
     struct str line;
     struct request r;
     const char *wrong = frame_to_line(frame, &line);
     request_begin(&r, c, line);
-    if (!wrong) {
+    if (wrong) {
+        r.status = request_refuse(&r, wrong);
+        r.close = frame_is_http(frame);
+    } else {
         r.status = request_parse(&r);
-        requests_parsed(&r, 1);
-        return client_answer(c, &r);
     }
-    if (c->out.len >= OUTPUT_MAX)
-        return false;
-    r.status = request_refuse(&r, wrong);
-    r.close = frame_is_http(frame);
     requests_parsed(&r, 1);
-    client_reply(c, &r);
-    return true;
+    return client_answer(c, &r);
 }
 
-/* Runs the frames in the input buffer, all of which came with one recv(). It may have cut the last one
- * short: if this client pads its frames, the NULs that come next are the rest of that one. */
+/* Runs the frames in the input buffer. All of them came with one recv(), which may have cut the last one
+ * short. If this client pads its frames, the NULs that come next are the rest of that frame. */
 static void frames_run(struct client *c) {
-    int fd = client_fd(c);
+    bool *pads = &frames.pads[client_fd(c)];
+    size_t *padding = &frames.padding[client_fd(c)];
     size_t at = 0;
-    while (frames.padding[fd] > 0 && at < c->in.len && c->in.bytes[at] == '\0') {
-        frames.padding[fd]--;
+    while (*pads && *padding > 0 && at < c->in.len && c->in.bytes[at] == '\0') {
+        --*padding;
         at++;
     }
     while (at < c->in.len) {
@@ -3353,9 +3350,9 @@ static void frames_run(struct client *c) {
         if (c->phase == QUITTING)
             return;
         at += frame.len;
-        if (frame.len == FRAME_SIZE)
-            frames.pads[fd] = true;
-        frames.padding[fd] = frames.pads[fd] ? FRAME_SIZE - frame.len : 0;
+        *padding = FRAME_SIZE - frame.len;
+        if (*padding == 0)
+            *pads = true;
     }
     buf_consume(&c->in, at);
     c->pending = c->in.len > 0;
@@ -3363,7 +3360,6 @@ static void frames_run(struct client *c) {
 
 static void frames_closed(struct client *c) {
     frames.pads[client_fd(c)] = false;
-    frames.padding[client_fd(c)] = 0;
 }
 
 static const char frames_refusal[FRAME_SIZE] = "error"; /* and NULs */
