@@ -2867,7 +2867,7 @@ enum {
     MESSAGES_MAX = 1000,     /* in a mailbox */
     MAILBOX_BYTES = 1 << 20, /* of text, in a mailbox */
     LIST_STEP = 1000,        /* names that one turn looks at: 1.4 ms for long ones */
-    LIST_TEXT = 1009,        /* bytes of names that are put together: what fits into a frame */
+    LIST_TEXT = 1 + 1009, /* bytes of a part of the list: a separator, and what fits in a frame */
 };
 
 struct message {
@@ -2885,14 +2885,13 @@ struct mailbox {
     size_t sending;               /* bytes of the output whose message has not left */
     struct client *holder;        /* or NULL */
     unsigned long long delivered; /* to this holder */
-    size_t name_len;
-    char name[];
+    char name[];                  /* ends in a NUL */
 };
 
-struct listing {     /* by client: the LIST that it is getting */
-    bool begun;      /* a part of the reply is written */
-    size_t last_len; /* of the last name that was looked at; 0: none was */
-    char last[KEY_MAX];
+/* The LIST whose reply a client is getting. */
+struct listing {
+    bool begun;             /* a part of the reply is written */
+    char next[KEY_MAX + 1]; /* the next name to look at; "": LIST begins with the first name */
 };
 
 static struct {
@@ -2903,24 +2902,13 @@ static struct {
     struct listing lists[FD_SETSIZE];
 } mailboxes;
 
-static struct str mailbox_name(const struct mailbox *box) {
-    return (struct str){box->name, box->name_len};
-}
-
-/* Byte by byte; the beginning of a name comes before the name. */
-static int name_compare(struct str a, struct str b) {
-    int order = memcmp(a.bytes, b.bytes, a.len < b.len ? a.len : b.len);
-    if (order != 0)
-        return order;
-    return (a.len > b.len) - (a.len < b.len);
-}
-
-/* Where the mailbox of a user is in the array, or would be. */
+/* Returns the index of the user's mailbox in the array, or the index where it would be. strncmp() is
+ * less than 0 if the name is the beginning of `user`, and 0 if it begins with `user`. */
 static size_t mailbox_place(struct str user) {
     size_t low = 0, high = mailboxes.len;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (name_compare(mailbox_name(mailboxes.all[middle]), user) < 0)
+        if (strncmp(mailboxes.all[middle]->name, user.bytes, user.len) < 0)
             low = middle + 1;
         else
             high = middle;
@@ -2928,50 +2916,52 @@ static size_t mailbox_place(struct str user) {
     return low;
 }
 
-/* NULL: there is none. */
-static struct mailbox *mailbox_find(struct str user) {
-    size_t place = mailbox_place(user);
-    if (place == mailboxes.len)
-        return NULL;
-    struct mailbox *box = mailboxes.all[place];
-    return str_equal(mailbox_name(box), user) ? box : NULL;
+/* Returns the mailbox of the user that the request names. NULL: there is none, and r->status says why.
+ * A user's name has no comma, since a comma ends the name on the wire of Frames. */
+static struct mailbox *mailbox_find(struct request *r) {
+    size_t place = mailbox_place(r->key);
+    if (place < mailboxes.len && str_is(r->key, mailboxes.all[place]->name))
+        return mailboxes.all[place];
+    r->status = NOT_FOUND;
+    if (memchr(r->key.bytes, ',', r->key.len))
+        r->status = request_refuse(r, "a user's name has no comma");
+    return NULL;
 }
 
-/* Takes the first message out, and frees it. */
+/* Takes the first message out of the mailbox, and frees it. */
 static void mailbox_pop(struct mailbox *box) {
     struct message *m = box->first;
     box->first = m->next;
-    if (box->unsent == m)
-        box->unsent = m->next;
     box->messages--;
-    box->bytes -= m->len - box->name_len - 1;
+    box->bytes -= m->len - strlen(box->name) - 1;
     free(m);
 }
 
-/* The client gives up its mailbox, if it has one, with the messages that have not left. */
-static void mailbox_leave(struct client *c) {
-    struct mailbox *box = mailboxes.of[client_fd(c)];
-    if (!box)
+/* The holder, if there is one, gives up the mailbox. Messages that are still in the holder's output are
+ * taken back. */
+static void mailbox_leave(struct mailbox *box) {
+    char text[64];
+    if (!box || !box->holder)
         return;
-    bool halfway = box->sending > c->out.len;
-    if (!halfway)
-        c->out.len -= box->sending;
-    if (c->out.len == 0)
-        c->blocked = false; /* nothing waits for the kernel any more */
-    box->sending = 0;
-    box->unsent = box->first;
+    struct client *c = box->holder;
     box->holder = NULL;
     mailboxes.of[client_fd(c)] = NULL;
-    if (halfway && c->phase != CLOSED)
-        client_cut(c);
-    char text[64];
+    if (box->sending > c->out.len) {
+        client_cut(c); /* the kernel has a part of a message */
+    } else {
+        c->out.len -= box->sending;
+        c->blocked = c->blocked && c->out.len > 0;
+    }
+    box->sending = 0;
+    box->unsent = box->first;
     snprintf(text, sizeof text, "%llu delivered, %d left", box->delivered, box->messages);
     client_report(c, "leave", str_of(text));
 }
 
 static void mailboxes_leaving(struct client *c) {
-    mailbox_leave(c);
-    mailboxes.lists[client_fd(c)] = (struct listing){.begun = false};
+    int fd = client_fd(c);
+    mailbox_leave(mailboxes.of[fd]);
+    mailboxes.lists[fd] = (struct listing){.begun = false};
 }
 
 /* Adds messages to the output of their holder. A message is written as a reply is, with a status of its
@@ -2985,7 +2975,7 @@ static void mailboxes_feed(struct client *c) {
         struct request r = {.client = c, .status = MESSAGE};
         size_t before = c->out.len;
         r.data = (struct str){m->bytes, m->len};
-        r.value = str_from(r.data, box->name_len + 1);
+        r.value = str_from(r.data, strlen(box->name) + 1);
         c->wire->reply(&c->out, &r);
         m->sending = c->out.len - before;
         box->sending += m->sending;
@@ -3003,58 +2993,45 @@ static void mailboxes_sent(struct client *c) {
     }
 }
 
-/* A user's name has no comma: on the wire of Frames a comma ends it. */
-static bool user_is_good(struct request *r) {
-    if (!memchr(r->key.bytes, ',', r->key.len))
-        return true;
-    r->reason = "a user's name has no comma";
-    return false;
-}
-
 static enum status command_create(struct request *r) {
-    size_t place = mailbox_place(r->key);
-    size_t after = mailboxes.len - place;
-    if (!user_is_good(r))
-        return BAD_REQUEST;
-    if (mailbox_find(r->key))
+    if (mailbox_find(r))
         return CONFLICT;
+    if (r->status == BAD_REQUEST)
+        return BAD_REQUEST;
     if (mailboxes.len == MAILBOXES_MAX)
         return FULL;
-    struct mailbox *box = malloc(sizeof *box + r->key.len);
+    struct mailbox *box = calloc(1, sizeof *box + r->key.len + 1);
     if (!box)
         return SERVER_ERROR;
-    *box = (struct mailbox){.name_len = r->key.len};
     memcpy(box->name, r->key.bytes, r->key.len);
-    memmove(&mailboxes.all[place + 1], &mailboxes.all[place], after * sizeof box);
-    mailboxes.all[place] = box;
+    size_t place = mailbox_place(r->key);
+    struct mailbox **slot = &mailboxes.all[place];
+    memmove(slot + 1, slot, (mailboxes.len - place) * sizeof box);
+    *slot = box;
     mailboxes.len++;
     return CREATED;
 }
 
 static enum status command_delete(struct request *r) {
     size_t place = mailbox_place(r->key);
-    struct mailbox *box = mailbox_find(r->key);
-    if (!user_is_good(r))
-        return BAD_REQUEST;
+    struct mailbox *box = mailbox_find(r);
     if (!box)
-        return NOT_FOUND;
-    if (box->holder)
-        mailbox_leave(box->holder);
+        return r->status;
+    mailbox_leave(box);
     while (box->first)
         mailbox_pop(box);
     free(box);
     mailboxes.len--;
-    memmove(&mailboxes.all[place], &mailboxes.all[place + 1], (mailboxes.len - place) * sizeof box);
+    struct mailbox **slot = &mailboxes.all[place];
+    memmove(slot, slot + 1, (mailboxes.len - place) * sizeof box);
     return NO_CONTENT;
 }
 
-/* OK means that it is on its way: a connection has the mailbox, and takes what there is. */
+/* OK means that the message is on its way: a client holds the mailbox, and takes messages. */
 static enum status command_send(struct request *r) {
-    struct mailbox *box = mailbox_find(r->key);
-    if (!user_is_good(r))
-        return BAD_REQUEST;
+    struct mailbox *box = mailbox_find(r);
     if (!box)
-        return NOT_FOUND;
+        return r->status;
     if (box->messages == MESSAGES_MAX || box->bytes + r->value.len > MAILBOX_BYTES)
         return FULL;
     size_t len = r->key.len + 1 + r->value.len;
@@ -3062,9 +3039,7 @@ static enum status command_send(struct request *r) {
     if (!m)
         return SERVER_ERROR;
     *m = (struct message){.len = len};
-    memcpy(m->bytes, r->key.bytes, r->key.len);
-    m->bytes[r->key.len] = ' ';
-    memcpy(m->bytes + r->key.len + 1, r->value.bytes, r->value.len);
+    memcpy(m->bytes, r->key.bytes, len); /* a space and the text follow the name in the line */
     if (box->first)
         box->last->next = m;
     else
@@ -3075,98 +3050,89 @@ static enum status command_send(struct request *r) {
     box->messages++;
     box->bytes += r->value.len;
     const struct client *c = box->holder;
-    bool takes = c && !c->blocked && (!c->pending || c == r->client);
-    if (takes)
-        mailboxes.sent = true;
-    return takes ? OK : ACCEPTED;
+    if (!c || c->blocked || (c->pending && c != r->client))
+        return ACCEPTED;
+    mailboxes.sent = true;
+    return OK;
 }
 
 static enum status command_connect(struct request *r) {
-    struct client *c = r->client;
-    struct mailbox *box = mailbox_find(r->key);
-    if (!user_is_good(r))
-        return BAD_REQUEST;
+    int fd = client_fd(r->client);
+    struct mailbox *box = mailbox_find(r);
     if (!box)
-        return NOT_FOUND;
-    mailbox_leave(c);
-    if (box->holder)
-        mailbox_leave(box->holder);
-    box->holder = c;
+        return r->status;
+    mailbox_leave(mailboxes.of[fd]);
+    mailbox_leave(box);
+    box->holder = r->client;
     box->delivered = 0;
-    mailboxes.of[client_fd(c)] = box;
-    client_report(c, "hold", r->key);
+    mailboxes.of[fd] = box;
+    client_report(r->client, "hold", r->key);
     snprintf(server.text, sizeof server.text, "%d", box->messages);
     r->data = str_of(server.text);
     return OK;
 }
 
-/* Writes a part of the reply to LIST. On the lab's wire it is a part of a line. */
-static void list_write(struct request *r, struct listing *list, struct str names) {
-    struct buf *out = &r->client->out;
-    r->data = names;
-    if (r->client->wire != &lines_wire) {
-        r->client->wire->reply(out, r);
-    } else {
+/* Writes names as a part of the reply. Each name has a separator before it. On the wire of the lab, a
+ * part of the reply is a part of a line; on another wire, it is a reply. */
+static void list_write(struct request *r, struct str names) {
+    struct client *c = r->client;
+    struct listing *list = &mailboxes.lists[client_fd(c)];
+    if (c->wire == &lines_wire) {
         if (!list->begun)
-            buf_append(out, str_of(statuses[OK]));
-        if (names.len)
-            buf_append(out, STR(" "));
-        buf_append(out, names);
+            buf_append(&c->out, str_of(statuses[OK]));
+        buf_append(&c->out, names);
+    } else {
+        r->data = names.len ? str_from(names, 1) : names;
+        c->wire->reply(&c->out, r);
     }
     list->begun = true;
 }
 
-/* Looks at LIST_STEP names, from this place on, and writes those that match. Returns the next place. */
-static size_t list_step(struct request *r, struct listing *list, size_t place) {
-    struct str separator = r->client->wire == &lines_wire ? STR(" ") : STR(",");
-    struct buf names = {server.text, 0, LIST_TEXT};
-    size_t unwritten = 0; /* the place after the names that are written; 0: none are */
-    for (int i = 0; i < LIST_STEP && place < mailboxes.len && r->client->out.len < OUTPUT_MAX;
-         i++) {
-        struct str name = mailbox_name(mailboxes.all[place++]);
-        if (r->key.len && !pattern_matches(name))
+/* Collects the names that match, from `place` on and before `end`, until no more fit. Returns the place
+ * after the last name that it has looked at. */
+static size_t list_collect(struct buf *names, char separator, size_t place, size_t end) {
+    for (; place < end; place++) {
+        struct str name = str_of(mailboxes.all[place]->name);
+        if (!pattern_matches(name))
             continue;
-        if (names.len + 1 + name.len > names.size) {
-            list_write(r, list, buf_str(&names));
-            names.len = 0;
-            unwritten = place - 1;
-        }
-        if (names.len)
-            buf_append(&names, separator);
-        buf_append(&names, name);
+        if (names->len + 1 + name.len > names->size)
+            break;
+        buf_append(names, (struct str){&separator, 1});
+        buf_append(names, name);
     }
-    bool is_last = place == mailboxes.len;
-    if (!is_last && unwritten)
-        return unwritten; /* so that all parts but the last one are full */
-    if (names.len || (is_last && !list->begun))
-        list_write(r, list, buf_str(&names));
     return place;
 }
 
-/* There may be ten thousand names, and the reply may be long. So LIST takes several turns, and goes on
- * after the last name that it has looked at. What is created or deleted meanwhile may be in the reply
- * or not. */
+/* There may be ten thousand names, and the reply may be long. So LIST takes several turns. Each turn
+ * looks at the next names, while there is room in the output. If users are created or deleted between
+ * two turns, they may be in the reply or not. Without a pattern, the pattern is empty, and each name
+ * matches it. */
 static enum status command_list(struct request *r) {
-    struct listing *list = &mailboxes.lists[client_fd(r->client)];
-    struct str last = {list->last, list->last_len};
-    if (!slow_is_chosen(r->client, SLOW_LIST))
+    struct client *c = r->client;
+    struct listing *list = &mailboxes.lists[client_fd(c)];
+    char separator = c->wire == &lines_wire ? ' ' : ',';
+    if (!slow_is_chosen(c, SLOW_LIST))
         return WAIT;
-    if (r->key.len && !pattern_read(r->key))
+    if (!pattern_read(r->key))
         return BAD_REQUEST;
-    size_t place = mailbox_place(last);
-    if (last.len && mailbox_find(last))
-        place++;
-    place = list_step(r, list, place);
+    size_t place = mailbox_place(str_of(list->next));
+    size_t end = place + LIST_STEP;
+    if (end > mailboxes.len)
+        end = mailboxes.len;
+    do {
+        struct buf names = {server.text, 0, LIST_TEXT};
+        place = list_collect(&names, separator, place, end);
+        if (names.len || (place == mailboxes.len && !list->begun))
+            list_write(r, buf_str(&names));
+    } while (place < end && c->out.len < OUTPUT_MAX);
     if (place < mailboxes.len) {
-        last = mailbox_name(mailboxes.all[place - 1]);
-        memcpy(list->last, last.bytes, last.len);
-        list->last_len = last.len;
-        (void)slow_is_chosen(r->client, SLOW_LIST); /* once more */
+        strcpy(list->next, mailboxes.all[place]->name);
+        (void)slow_is_chosen(c, SLOW_LIST); /* wait to be chosen once more */
         return WAIT;
     }
     *list = (struct listing){.begun = false};
-    if (r->client->wire == &lines_wire)
-        buf_append(&r->client->out, STR("\n"));
+    if (c->wire == &lines_wire)
+        buf_append(&c->out, STR("\n"));
     return REPLIED;
 }
 

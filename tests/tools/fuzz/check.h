@@ -62,8 +62,8 @@ static void check_mailbox(const struct mailbox *box) {
     size_t bytes = 0, sending = 0;
     int messages = 0;
     for (const struct message *m = box->first; m; last = m, m = m->next) {
-        MUST(m->len > box->name_len + 1);
-        bytes += m->len - box->name_len - 1;
+        MUST(m->len > strlen(box->name) + 1);
+        bytes += m->len - strlen(box->name) - 1;
         messages++;
     }
     for (; unsent && unsent != box->unsent; unsent = unsent->next)
@@ -82,8 +82,7 @@ static void check_mailboxes(void) {
     MUST(mailboxes.len <= MAILBOXES_MAX);
     for (size_t i = 0; i < mailboxes.len; i++) {
         check_mailbox(mailboxes.all[i]);
-        MUST(!i ||
-             name_compare(mailbox_name(mailboxes.all[i - 1]), mailbox_name(mailboxes.all[i])) < 0);
+        MUST(!i || strcmp(mailboxes.all[i - 1]->name, mailboxes.all[i]->name) < 0);
     }
 }
 
@@ -112,7 +111,7 @@ static void check_client(const struct client *c, bool rested) {
 
 /* Nothing of a client that is gone is left for the next one with its descriptor. */
 static void check_closed(int fd) {
-    MUST(!mailboxes.of[fd] && !mailboxes.lists[fd].begun && !mailboxes.lists[fd].last_len);
+    MUST(!mailboxes.of[fd] && !mailboxes.lists[fd].begun && !mailboxes.lists[fd].next[0]);
     MUST(!slow.waits[fd] && !frames.pads[fd]);
 }
 
