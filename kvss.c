@@ -2847,44 +2847,45 @@ static bool pattern_matches(struct str text) {
 
 /* == 16. Mailboxes ================================================================================
  *
- * A user is a mailbox: messages wait in it, in order, until a connection takes them. At most one
- * connection has a mailbox, its holder, and gets each message as a line of its own. This chapter uses
- * Patterns and Slow requests.
+ * Each user has a mailbox. Messages to the user wait in the mailbox, in order, until a client takes them.
+ * At most one client, the holder, has the mailbox at a time. The holder gets each message as a line of
+ * its own. This chapter uses Patterns and Slow requests.
  *
- * A message stays in the mailbox until the kernel has taken its last byte. Messages go to the end of
- * the holder's output when all its requests are answered, and no request is run until they have left.
- * So the end of the output is messages and nothing else:
+ * A connection may die while a message is in the holder's output, and the message must not be lost. So a
+ * message stays in the mailbox until the kernel has taken its last byte. Messages are appended to the
+ * output when all requests of the holder are answered, and no request is run until the kernel has taken
+ * them. So the end of the output is messages and nothing else:
  *
  *     out:   [ 200 OK 2 \n | 100 MESSAGE bob hi \n | 100 MESSAGE bob ho \n ]
  *                            '----------- mailbox.sending ------------'
  *
- * If another connection takes the mailbox before they have left, the output is cut short, and they are
- * still in the mailbox. Only when the kernel has the beginning of a message and not its end, that can't
- * be undone: the connection is ended. */
+ * Another client may take the mailbox before the kernel has taken the messages. Then they are cut off
+ * the output, and they are still in the mailbox. If the kernel has the beginning of a message and not
+ * its end, the server cannot take the beginning back, so it ends the connection. */
 
 enum {
     MAILBOXES_MAX = 10000,   /* or LIST would take too long */
     MESSAGES_MAX = 1000,     /* in a mailbox */
     MAILBOX_BYTES = 1 << 20, /* of text, in a mailbox */
-    LIST_STEP = 1000,        /* names that one turn looks at: 1.4 ms for long ones */
+    LIST_STEP = 1000,        /* names that one turn looks at: 1.4 ms for long names */
     LIST_TEXT = 1 + 1009, /* bytes of a part of the list: a separator, and what fits in a frame */
 };
 
 struct message {
     struct message *next;
-    size_t sending; /* bytes that it takes in the holder's output; 0: it is not there */
+    size_t sending; /* how many bytes it takes in the holder's output, if it is there */
     size_t len;
     char bytes[]; /* the user's name, a space, the text */
 };
 
 struct mailbox {
     struct message *first, *last;
-    struct message *unsent; /* the first that is not in the output */
+    struct message *unsent; /* the first message that is not in the holder's output, or NULL */
     int messages;
-    size_t bytes;                 /* of texts */
-    size_t sending;               /* bytes of the output whose message has not left */
-    struct client *holder;        /* or NULL */
-    unsigned long long delivered; /* to this holder */
+    size_t bytes;                 /* of the texts of all messages */
+    size_t sending;               /* bytes at the end of the output that belong to messages */
+    struct client *holder;        /* the client that has the mailbox, or NULL */
+    unsigned long long delivered; /* messages that the kernel has taken for this holder */
     char name[];                  /* ends in a NUL */
 };
 
@@ -2897,7 +2898,7 @@ struct listing {
 static struct {
     struct mailbox *all[MAILBOXES_MAX]; /* sorted by name */
     size_t len;
-    bool sent; /* a holder is to get a message, and the next turn may not be about that client */
+    bool sent; /* a message was sent to a holder, and the next turn may not serve that client */
     struct mailbox *of[FD_SETSIZE]; /* by client: the mailbox that it holds, or NULL */
     struct listing lists[FD_SETSIZE];
 } mailboxes;
@@ -2940,7 +2941,6 @@ static void mailbox_pop(struct mailbox *box) {
 /* The holder, if there is one, gives up the mailbox. Messages that are still in the holder's output are
  * taken back. */
 static void mailbox_leave(struct mailbox *box) {
-    char text[64];
     if (!box || !box->holder)
         return;
     struct client *c = box->holder;
@@ -2954,8 +2954,8 @@ static void mailbox_leave(struct mailbox *box) {
     }
     box->sending = 0;
     box->unsent = box->first;
-    snprintf(text, sizeof text, "%llu delivered, %d left", box->delivered, box->messages);
-    client_report(c, "leave", str_of(text));
+    sprintf(server.text, "%llu delivered, %d left", box->delivered, box->messages);
+    client_report(c, "leave", str_of(server.text));
 }
 
 static void mailboxes_leaving(struct client *c) {
@@ -2964,17 +2964,16 @@ static void mailboxes_leaving(struct client *c) {
     mailboxes.lists[fd] = (struct listing){.begun = false};
 }
 
-/* Adds messages to the output of their holder. A message is written as a reply is, with a status of its
- * own. */
+/* Appends messages to the output of their holder. The wire writes a message as a reply with a status of
+ * its own. */
 static void mailboxes_feed(struct client *c) {
     struct mailbox *box = mailboxes.of[client_fd(c)];
     if (!box || c->pending)
         return;
     while (box->unsent && c->out.len < OUTPUT_MAX) {
         struct message *m = box->unsent;
-        struct request r = {.client = c, .status = MESSAGE};
+        struct request r = {.status = MESSAGE, .data = {m->bytes, m->len}};
         size_t before = c->out.len;
-        r.data = (struct str){m->bytes, m->len};
         r.value = str_from(r.data, strlen(box->name) + 1);
         c->wire->reply(&c->out, &r);
         m->sending = c->out.len - before;
@@ -2983,7 +2982,7 @@ static void mailboxes_feed(struct client *c) {
     }
 }
 
-/* The kernel has taken a part of the output: messages whose last byte is in it are delivered. */
+/* The kernel has taken a part of the output. A message is delivered if its last byte was in that part. */
 static void mailboxes_sent(struct client *c) {
     struct mailbox *box = mailboxes.of[client_fd(c)];
     while (box && box->sending > 0 && box->sending - box->first->sending >= c->out.len) {
@@ -3067,7 +3066,7 @@ static enum status command_connect(struct request *r) {
     box->delivered = 0;
     mailboxes.of[fd] = box;
     client_report(r->client, "hold", r->key);
-    snprintf(server.text, sizeof server.text, "%d", box->messages);
+    sprintf(server.text, "%d", box->messages);
     r->data = str_of(server.text);
     return OK;
 }
@@ -3136,7 +3135,8 @@ static enum status command_list(struct request *r) {
     return REPLIED;
 }
 
-/* A holder gets its messages in the next turn that is about all clients. */
+/* A holder gets its messages at the latest in the next turn that serves all clients. So that turn must
+ * not wait. */
 static uint64_t mailboxes_wake_at(void) {
     return mailboxes.sent && server.turn_all ? server.now : NEVER;
 }
