@@ -2864,11 +2864,11 @@ static bool pattern_matches(struct str text) {
  * its end, the server cannot take the beginning back, so it ends the connection. */
 
 enum {
-    MAILBOXES_MAX = 10000,   /* or LIST would take too long */
+    MAILBOXES_MAX = 10000,   /* LIST would take too long for more */
     MESSAGES_MAX = 1000,     /* in a mailbox */
     MAILBOX_BYTES = 1 << 20, /* of text, in a mailbox */
     LIST_STEP = 1000,        /* names that one turn looks at: 1.4 ms for long names */
-    LIST_TEXT = 1 + 1009, /* bytes of a part of the list: a separator, and what fits in a frame */
+    LIST_TEXT = 1 + 1009,    /* bytes of a part of a list: a separator, and a whole frame */
 };
 
 struct message {
@@ -3071,11 +3071,10 @@ static enum status command_connect(struct request *r) {
     return OK;
 }
 
-/* Writes names as a part of the reply. Each name has a separator before it. On the wire of the lab, a
- * part of the reply is a part of a line; on another wire, it is a reply. */
-static void list_write(struct request *r, struct str names) {
+/* Writes names as a part of the reply. Each name has a separator before it. On the wire of the lab, the
+ * part is appended to the line. On another wire, each part is a reply, which begins with a name. */
+static void list_write(struct request *r, struct listing *list, struct str names) {
     struct client *c = r->client;
-    struct listing *list = &mailboxes.lists[client_fd(c)];
     if (c->wire == &lines_wire) {
         if (!list->begun)
             buf_append(&c->out, str_of(statuses[OK]));
@@ -3122,7 +3121,7 @@ static enum status command_list(struct request *r) {
         struct buf names = {server.text, 0, LIST_TEXT};
         place = list_collect(&names, separator, place, end);
         if (names.len || (place == mailboxes.len && !list->begun))
-            list_write(r, buf_str(&names));
+            list_write(r, list, buf_str(&names));
     } while (place < end && c->out.len < OUTPUT_MAX);
     if (place < mailboxes.len) {
         strcpy(list->next, mailboxes.all[place]->name);
