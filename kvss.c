@@ -2192,15 +2192,14 @@ static enum status command_ttl(struct request *r) {
     return OK;
 }
 
-static struct command expiry_commands[] = {
-    {"EXPIRE", "EXPIRE key seconds", 2, 2, command_expire, CHANGES | ADDS | BECOMES, 0},
-    {"EXPIREAT", "EXPIREAT key unixtime", 2, 2, command_expireat, CHANGES | ADDS, 0},
-    {"TTL", "TTL key", 1, 1, command_ttl, 0, 0},
-    {0},
-};
-
 static const struct extension expiry_extension = {
-    .commands = expiry_commands,
+    .commands =
+        (struct command[]){
+            {"EXPIRE", "EXPIRE key seconds", 2, 2, command_expire, CHANGES | ADDS | BECOMES, 0},
+            {"EXPIREAT", "EXPIREAT key unixtime", 2, 2, command_expireat, CHANGES | ADDS, 0},
+            {"TTL", "TTL key", 1, 1, command_ttl, 0, 0},
+            {0},
+        },
     .allow = expiry_allow,
     .forget = expiry_forget,
     .commit = expiry_commit,
@@ -2472,15 +2471,14 @@ static void roles_parsed(struct request *batch, size_t n) {
         batch[i].secret = roles.managers || (batch[i].command && batch[i].command->flags & SECRET);
 }
 
-static struct command roles_commands[] = {
-    {"WHOAMI", "WHOAMI", 0, 0, command_whoami, 0, 0},
-    {"AUTH", "AUTH user password", 2, 2, command_auth, SECRET, 0},
-    {"MANAGE", "MANAGE port command", 2, 2, command_manage, MANAGERS, 0},
-    {0},
-};
-
 static const struct extension roles_extension = {
-    .commands = roles_commands,
+    .commands =
+        (struct command[]){
+            {"WHOAMI", "WHOAMI", 0, 0, command_whoami, 0, 0},
+            {"AUTH", "AUTH user password", 2, 2, command_auth, SECRET, 0},
+            {"MANAGE", "MANAGE port command", 2, 2, command_manage, MANAGERS, 0},
+            {0},
+        },
     .options = roles_options,
     .start = roles_start,
     .opened = roles_opened,
@@ -3145,17 +3143,16 @@ static void mailboxes_turn(void) {
         mailboxes.sent = false;
 }
 
-static struct command mailboxes_commands[] = {
-    {"CREATE", "CREATE user", 1, 1, command_create, MAILBOX, 0},
-    {"DELETE", "DELETE user", 1, 1, command_delete, MAILBOX, 0},
-    {"LIST", "LIST [pattern]", 0, 1, command_list, MAILBOX, 0},
-    {"SEND", "SEND user text", 2, 2, command_send, MAILBOX, 0},
-    {"CONNECT", "CONNECT user", 1, 1, command_connect, MAILBOX, 0},
-    {0},
-};
-
 static const struct extension mailboxes_extension = {
-    .commands = mailboxes_commands,
+    .commands =
+        (struct command[]){
+            {"CREATE", "CREATE user", 1, 1, command_create, MAILBOX, 0},
+            {"DELETE", "DELETE user", 1, 1, command_delete, MAILBOX, 0},
+            {"LIST", "LIST [pattern]", 0, 1, command_list, MAILBOX, 0},
+            {"SEND", "SEND user text", 2, 2, command_send, MAILBOX, 0},
+            {"CONNECT", "CONNECT user", 1, 1, command_connect, MAILBOX, 0},
+            {0},
+        },
     .closed = mailboxes_leaving,
     .leaving = mailboxes_leaving,
     .feed = mailboxes_feed,
