@@ -47,7 +47,7 @@
  *     pipelining     a client sends several requests before it reads the first reply
  *     buffer         memory for bytes that have arrived, or that wait to leave
  *     to block       to wait inside a call; this server blocks in pselect() and nowhere else
- *     ready          recv() or send() on the descriptor would not block
+ *     ready          of a descriptor: recv() or send() on it would not block
  *     back-pressure  the server does not read from a client that does not read its replies
  *     half-close     a client ends its own direction (shutdown()) and still reads replies
  *
@@ -107,7 +107,7 @@ static struct option options[] = {
  *
  * A client sends bytes, not C strings: there may be a NUL among them, and there is none at the end. So
  * a piece of what a client sent is a `str`, a pointer together with a length. A str is a view: it owns
- * no memory, and it is valid as long as the bytes that it points to. A `buf` is memory that fills at
+ * no memory, and it is valid only while the bytes stay where they are. A `buf` is memory that fills at
  * its end and empties at its start.
  *
  *     buf.bytes --> [K][V][/][1][.][0][ ][G][E][T][ ][a][\n][ ][ ]...
@@ -168,12 +168,13 @@ static int str_split(struct str text, struct str *fields, int max) {
     return n + 1;
 }
 
-/* RFC 5234 calls these bytes CTL: %x00-1F and %x7F. */
+/* RFC 5234 calls these bytes CTL: 0x00 to 0x1F, and 0x7F. */
 static bool is_control(char byte) {
     return (unsigned char)byte < 0x20 || byte == 0x7F;
 }
 
-static size_t str_printable(struct str s); /* see The seam */
+/* Returns how many bytes at the start of s are surely printable ASCII. It is defined in chapter 7. */
+static size_t str_printable(struct str s);
 
 static bool str_has_control(struct str s) {
     for (size_t i = str_printable(s); i < s.len; i++)
@@ -186,7 +187,7 @@ static bool str_has_control(struct str s) {
  * only the shortest is allowed. Otherwise a client could hide a character from a check by writing it
  * longer. U+D800 to U+DFFF belong to UTF-16, and U+10FFFF is the last character. */
 static bool str_is_text(struct str s) {
-    static const uint32_t least[] = {1, 0x80, 0x800, 0x10000}; /* the index is `following` */
+    static const uint32_t least[] = {1, 0x80, 0x800, 0x10000}; /* by `following`; 1: no NUL */
     size_t i = str_printable(s);
     while (i < s.len) {
         uint32_t character = (unsigned char)s.bytes[i++];
@@ -195,7 +196,7 @@ static bool str_is_text(struct str s) {
         if ((character >= 0x80 && character < 0xC0) || character > 0xF4)
             return false; /* no character begins with this byte */
         if (following > 0)
-            character &= 0x3FU >> following;
+            character &= 0x3FU >> following; /* the low 5, 4 or 3 bits */
         for (int k = 0; k < following; k++) {
             if (i == s.len || (s.bytes[i] & 0xC0) != 0x80)
                 return false;
@@ -250,16 +251,16 @@ static bool fd_takes_bytes(int fd) {
 }
 
 /* Copies the text to the line, up to REPORT_MAX bytes in all. A control character or a backslash
- * becomes \xNN. So does every byte past ASCII, unless the text is UTF-8 and has no control character
- * of the second set (U+0080 to U+009F, which is C2 80 to C2 9F). Returns the new length. */
+ * becomes \xNN. Bytes past ASCII stay if the text is UTF-8 and has none of the control characters U+0080
+ * to U+009F, which are C2 80 to C2 9F in UTF-8. Otherwise they become \xNN, too. Returns the new length. */
 static size_t report_escape(char *line, size_t len, struct str text) {
-    bool past_ascii = str_is_text(text);
+    bool keep_utf8 = str_is_text(text);
     for (size_t i = 1; i < text.len; i++)
         if (text.bytes[i - 1] == (char)0xC2 && (unsigned char)text.bytes[i] < 0xA0)
-            past_ascii = false;
+            keep_utf8 = false;
     for (size_t i = 0; i < text.len && len < REPORT_MAX; i++) {
         unsigned char byte = (unsigned char)text.bytes[i];
-        bool plain = byte < 0x80 ? !is_control(text.bytes[i]) && byte != '\\' : past_ascii;
+        bool plain = byte < 0x80 ? !is_control(text.bytes[i]) && byte != '\\' : keep_utf8;
         if (plain)
             line[len++] = text.bytes[i];
         else
@@ -294,9 +295,9 @@ static void report(const char *what, const char *whom, struct str text) {
 /* == 3. Replies ===================================================================================
  *
  * A request has one reply, a line: a code for programs and its name for people. If there is data, a
- * space and the data follow. The first digit says the most. 2: it is done. 4: the client has to change
- * something.
- * 5: the server failed. The codes are those of HTTP (RFC 9110, section 15). */
+ * space and the data follow. The first digit is the most important. 2 means that the request is done, 4
+ * that the client has to change something, 5 that the server has failed. The codes are those of HTTP
+ * (RFC 9110, section 15). Some codes are used by Part II only. */
 
 enum status {
     MESSAGE,
@@ -360,7 +361,7 @@ enum {
 
 struct entry { /* one allocation, exactly as long as it has to be */
     struct entry *next;
-    uint32_t hash; /* the lower half of it */
+    uint32_t hash; /* the lower half of the hash of its key */
     uint32_t value_len;
     uint32_t note;   /* 0 in Part I; an extension may keep a number here */
     uint8_t key_len; /* 1 to KEY_MAX */
@@ -398,7 +399,8 @@ static inline void sip_word(uint64_t v[4], uint64_t word) {
     v[0] ^= word;
 }
 
-/* Words are read in the machine's own byte order: a hash never leaves this process. */
+/* This is SipHash as its paper has it; a reader may go on with entry_key(). Words are read in the
+ * machine's own byte order: a hash never leaves this process. */
 static uint64_t hash_key(struct str key) {
     uint64_t v[4] = {hash_seed[0] ^ 0x736f6d6570736575, hash_seed[1] ^ 0x646f72616e646f6d,
                      hash_seed[0] ^ 0x6c7967656e657261, hash_seed[1] ^ 0x7465646279746573};
@@ -446,8 +448,12 @@ static struct entry **store_chain(const struct store *st, uint64_t hash) {
     return &st->chains[i];
 }
 
-/* Returns the address of the pointer to the key's entry, so that the caller can change that pointer. If
- * the key is missing, that pointer is NULL, and a new entry goes there. */
+/* Returns where the pointer to the key's entry is stored: in the array of chains, or in the `next` of the
+ * entry before it. So the caller can change that pointer. If the key is missing, the pointer is the NULL
+ * at the end of the chain, and a new entry can be put there.
+ *
+ *     chains[i] ---> entry "city" ---> entry "foo" ---> NULL       for "foo": &city->next
+ */
 static struct entry **store_find(const struct store *st, uint64_t hash, struct str key) {
     struct entry **link = store_chain(st, hash);
     while (*link) {
@@ -458,8 +464,9 @@ static struct entry **store_find(const struct store *st, uint64_t hash, struct s
     return link;
 }
 
-/* Adds a chain, and moves to it the entries that belong there. Without memory for it, nothing is added,
- * and chains get longer. */
+/* Adds a chain, and moves to it the entries that belong there. When the array of pointers is full, the
+ * array doubles; realloc() moves only the pointers, and no entry. Without memory, nothing is added, and
+ * chains get longer. */
 static void store_grow(struct store *st) {
     if (st->chains_len == st->chains_size) {
         struct entry **larger = realloc(st->chains, sizeof *larger * 2 * st->chains_size);
@@ -469,7 +476,7 @@ static void store_grow(struct store *st) {
         st->chains_size *= 2;
     }
     uint32_t added = st->chains_len++;
-    struct entry **from = &st->chains[added - st->chains_size / 2];
+    struct entry **from = &st->chains[added - st->chains_size / 2]; /* 5 - 8 / 2 is 1 */
     struct entry **to = &st->chains[added];
     while (*from) {
         struct entry *e = *from;
@@ -484,7 +491,8 @@ static void store_grow(struct store *st) {
     *to = NULL;
 }
 
-/* Removes the last chain. Its entries go back to the chain from which they were split. */
+/* Removes the last chain. Its entries go back to the chain from which they were split. If that was the
+ * first split of its round, the round is undone, and the array is halved. */
 static void store_shrink(struct store *st) {
     uint32_t half = st->chains_size / 2;
     uint32_t last = --st->chains_len;
@@ -540,8 +548,8 @@ static enum status store_put(struct store *st, uint64_t hash, struct str key, st
     return CREATED;
 }
 
-/* Removes the entry that store_find() has found. Four chains may go with it, so there are never more than
- * about four times as many chains as keys. */
+/* Removes the entry that store_find() has found. Up to four chains are removed, too, so there are
+ * never more than about four times as many chains as keys. */
 static void store_remove(struct store *st, struct entry **link) {
     struct entry *e = *link;
     *link = e->next;
@@ -554,20 +562,23 @@ static void store_remove(struct store *st, struct entry **link) {
 
 /* == 5. Clients ===================================================================================
  *
- * What the server remembers between two turns of the loop: of itself, and of each client. A client is
- * a small state machine:
+ * Here is what the server remembers from one turn of the loop to the next, of itself and of each client.
+ * A client is a small state machine:
  *
- *                 accept()
- *                    |
- *                    v     recv() says: no more will come
- *      .---------- OPEN -----------------------------------> ENDING
- *      |             |                                          |
- *      |             | QUIT, or it is refused                   | its last replies are sent
- *      |             v                                          |
- *      |         QUITTING --- its replies are sent, ---> LINGERING
- *      |                      shutdown()                        | it has closed, too,
- *      | an error                                               | or a second has passed
- *      '-----------------------> CLOSED <-----------------------'
+ *          accept()
+ *             |
+ *             v    recv() says: no more will come
+ *     .----- OPEN -------------------------------> ENDING ---.
+ *     |       |                                              |
+ *     |       | QUIT, or the server stops                    |
+ *     |       v                                              |
+ *     |   QUITTING --- its replies are sent, ---> LINGERING  | its replies
+ *     |                shutdown()                  |         | are sent
+ *     | an error, or it was                        |         |
+ *     | idle for too long                          | it has closed, too,
+ *     |                                            | or a second has passed
+ *     |                                            v         |
+ *     '----------------------------------------> CLOSED <----'
  *
  * Why LINGERING: If we close() a socket while bytes from the client are unread, TCP sends a reset. The
  * reset can overtake the last reply, "200 OK bye", and destroy it (RFC 1122, section 4.2.2.13). So the
@@ -583,7 +594,7 @@ enum {
     REQUEST_MAX = 65536, /* bytes of a line with its LF */
     REPLY_MAX = 69632,   /* bytes; the longest reply is a value of nearly REQUEST_MAX */
     OUTPUT_MAX = 32768,  /* bytes of replies: while more of them wait, no request is run */
-    REPORTS_MAX = 20,    /* lines on stderr that a client can cause, or it could fill a disk */
+    REPORTS_MAX = 20, /* error lines on stderr for a client; without a limit it could fill a disk */
 };
 
 static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reach */
@@ -605,8 +616,8 @@ static struct client {
     char name[ADDRESS_MAX];  /* its end of the connection: 127.0.0.1:48106 */
 } clients[FD_SETSIZE];       /* the index is the descriptor */
 
-/* The buffers are static. So a client can connect and delete keys even when malloc() fails. They are
- * 172 MB of addresses, but the system gives memory only to pages that are used. */
+/* The buffers are static. So a client can connect and delete keys even when malloc() fails. They take
+ * 172 MB of address space, but the system gives memory only to pages that are used. */
 static struct {
     char in[REQUEST_MAX];
     char out[OUTPUT_MAX + REPLY_MAX];
@@ -688,7 +699,7 @@ struct request {
     bool secret;             /* there may be a password in the line: see struct extension, parsed */
 };
 
-/* Flags of commands. Part I asks for none of them; they tell extensions what to expect. */
+/* Flags of commands. Part I does not use them; they tell extensions what to expect. */
 enum {
     CHANGES = 1,    /* it changes the store */
     ADDS = 2,       /* it may need memory for that */
@@ -705,6 +716,7 @@ struct command {
     unsigned long long count; /* requests so far */
 };
 
+/* A loop over the rows of all tables of commands: `row` is each of them in turn. */
 #define EACH_COMMAND(row)                                                                          \
     for (struct command **table = server.commands; *table; table++)                                \
         for (struct command *row = *table; row->verb; row++)
@@ -820,7 +832,8 @@ static enum status request_parse(struct request *r) {
         r->reason = "a request begins with KV/1.0 and a space";
         return UPGRADE;
     }
-    r->command = command_named(fields[1]);
+    r->command =
+        command_named(fields[1]); /* extensions want to know it, also if the line is wrong */
     if (!str_is_text(r->line))
         return request_refuse(r, "the line is not UTF-8, or has a NUL in it");
     if (!fields[1].len)
@@ -834,14 +847,17 @@ static enum status request_parse(struct request *r) {
 
 /* == 7. The seam ==================================================================================
  *
- * Part II adds to the server without a change in Part I. Each chapter of Part II fills one struct, an
+ * In a first reading, go on with chapter 8. In Part I alone, a loop over extensions does nothing.
+ *
+ * A seam is where two parts of a garment are joined. Here Part II joins Part I, and adds to the server
+ * without a change in Part I. Each chapter of Part II fills one struct, an
  * extension. The struct holds rows for the tables of Part I, and functions that Part I calls at certain
  * moments. A member that is NULL adds nothing. The last lines of the file list these structs.
  *
  * The list is declared here without values, and defined with them at the end of the file (C99, 6.9.2:
  * a tentative definition). If Part II is cut off, the list is all NULL, and Part I is the whole server.
  *
- * What an extension knows of a client is in an array of its own, by descriptor.
+ * An extension keeps what it knows of clients in an array of its own. The index is the descriptor.
  *
  * Part I calls the functions in this order:
  *
@@ -869,7 +885,7 @@ struct extension {
     void (*closed)(struct client *);
     /* The client said QUIT, or is refused. It still gets the replies that wait, and no more. */
     void (*leaving)(struct client *);
-    /* A number of requests are parsed, and none of them has run. Set `secret` of a request that stderr
+    /* Some requests have been parsed, and none of them has run. Set `secret` of a request that stderr
      * must not show. */
     void (*parsed)(struct request *, size_t);
     /* A request with a known verb is about to run; it may have mistakes. Return OK to let it run,
@@ -878,7 +894,7 @@ struct extension {
     enum status (*allow)(struct request *);
     /* The request has run, and its reply is in the output buffer. */
     void (*answered)(const struct request *);
-    /* Does the work of str_printable() in less time. The result may be too small. */
+    /* Does the work of str_printable() in less time. The result may be less than the true number. */
     size_t (*printable)(struct str);
     /* An entry whose note is not 0 is about to be freed. */
     void (*forget)(struct entry *);
@@ -920,7 +936,7 @@ struct wire {
 
 static const struct wire lines_wire; /* see Connections */
 
-/* Returns how many bytes at the start of s are printable ASCII. Most lines have only such bytes. */
+/* Most lines have only bytes of printable ASCII. At most one extension has a function for this. */
 static size_t str_printable(struct str s) {
     size_t i = 0;
     EACH_EXTENSION (x, printable)
@@ -956,7 +972,7 @@ static void requests_parsed(struct request *requests, size_t n) {
  *
  * The server takes the lines in batches of up to BATCH. It parses all lines of a batch, and then runs
  * them in order. It could run each line as soon as it is parsed, and the replies would be the same. But
- * with a batch, it knows several keys before it needs the first one, and Speed makes use of that.
+ * with a batch, it knows several keys before it needs the first one. Chapter 11, Speed, uses that.
  *
  * While replies wait to be sent, the server reads nothing more from this client. So a client that sends
  * and never reads fills its own socket and not the server's memory. That is back-pressure. And one turn
@@ -1066,10 +1082,10 @@ static bool client_answer(struct client *c, struct request *r) {
     if (c->out.len >= OUTPUT_MAX)
         return false;
     if (command) {
-        command->count++;
+        command->count++; /* before it runs: STATS counts itself */
         r->status = request_execute(r);
     }
-    if (r->status == WAIT) {
+    if (r->status == WAIT) { /* only a command can wait */
         command->count--;
         return false;
     }
@@ -1123,7 +1139,7 @@ static void client_run_rest(struct client *c) {
     r.status = request_parse(&r);
     requests_parsed(&r, 1);
     r.status = BAD_REQUEST;
-    if (!r.close)
+    if (!r.close) /* an extension may have had another reason */
         r.reason = too_long ? "the line is longer than 65536 bytes" : "the line has no LF";
     client_reply(c, &r);
     c->in.len = 0;
@@ -1145,7 +1161,7 @@ static void client_run_lines(struct client *c) {
             if (!client_answer(c, &batch[run]))
                 break;
             if (c->phase == QUITTING)
-                return;
+                return; /* the buffer is empty */
             start = batch[run].end;
         }
     } while (run == BATCH);
@@ -1159,12 +1175,12 @@ static const struct wire lines_wire = {
     client_run_lines, reply_line, {"503 SERVICE_UNAVAILABLE\n", 24}};
 
 static void client_read(struct client *c) {
-    size_t room = REQUEST_MAX - c->in.len;
+    size_t room = REQUEST_MAX - c->in.len; /* never 0: a full buffer has been run, or waits */
     char *end = c->in.bytes + c->in.len;
     ssize_t n = recv(client_fd(c), end, room < READ_MAX ? room : READ_MAX, 0);
     if (n < 0 && would_block()) {
-        /* When the server stops, a client is done if it has sent nothing more. After EINTR nobody
-         * knows whether it has. */
+        /* If the server stops, and nothing more has arrived from this client, the client is done.
+         * EINTR does not tell what has arrived, so the next turn tries again. */
         if (server.stopping && c->phase == OPEN && errno != EINTR)
             client_quit(c);
         return;
@@ -1190,8 +1206,10 @@ static void client_send(struct client *c) {
         if (c->out.len == 0)
             return;
         ssize_t n = send(client_fd(c), c->out.bytes, c->out.len, 0);
-        if (n < 0 && !would_block())
+        if (n < 0 && !would_block()) {
             client_close(c, strerror(errno));
+            return;
+        }
         if (n > 0) {
             server.bytes_out += n;
             c->last_active = server.now;
@@ -1238,10 +1256,14 @@ static uint64_t client_deadline(const struct client *c) {
     return c->last_active + seconds * 1000;
 }
 
-/* Puts the client into the set that the loop waits for: into writable while the client is behind, else
- * into readable. A client whose request must wait, and who has no replies to get, is in neither. A
- * socket with free room is always writable, so a client with `pending` requests and nothing to send has
- * its next turn at once. */
+/* Puts the client into the set that the loop waits for:
+ *
+ *     replies wait                       writable
+ *     nothing waits                      readable
+ *     a request waits and may run now    writable: a socket with free room is always writable, so the
+ *                                        next turn comes at once
+ *     a request must wait, no replies    neither: a time ends the wait
+ */
 static void client_watch(const struct client *c, fd_set *readable, fd_set *writable) {
     int fd = client_fd(c);
     if (c->out.len > 0 || (c->pending && !client_must_wait(c)))
@@ -1263,7 +1285,7 @@ static void client_watch(const struct client *c, fd_set *readable, fd_set *writa
  * SIGINT and SIGTERM are blocked (the kernel keeps them back), except while pselect() waits. */
 
 enum {
-    ACCEPT_PAUSE_MS = 100, /* after accept() has failed; at once, it would fail again */
+    ACCEPT_PAUSE_MS = 100, /* after accept() has failed; a try at once would fail again */
     STOP_STEP_MS = 10,     /* the longest wait while the server stops */
     WAIT_MAX = 86400000,   /* ms, a day: pselect() may refuse to wait more than 31 days */
 };
@@ -1278,7 +1300,7 @@ static void address_name(const struct sockaddr_storage *address, socklen_t len, 
     snprintf(name, ADDRESS_MAX, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-/* The descriptor belongs to a client from now on. False: an extension has no room for the client. */
+/* Makes the descriptor a client. False: an extension has no room for the client. */
 static bool client_open(struct client *c, const struct wire *wire, const char *name) {
     int fd = client_fd(c);
     *c = (struct client){.phase = OPEN, .wire = wire, .store = &store, .last_active = server.now};
@@ -1292,15 +1314,16 @@ static bool client_open(struct client *c, const struct wire *wire, const char *n
         return false;
     }
     server.clients++;
-    server.turn[server.turn_len++] = fd;
+    server.turn[server.turn_len++] = fd; /* so that Speed watches it in the next turn */
     if (fd > server.fd_highest)
         server.fd_highest = fd;
     report("connect", c->name, STR(""));
     return true;
 }
 
-/* A newcomer becomes a client, if there is room. TCP_NODELAY: replies leave at once. SO_KEEPALIVE: a
- * peer that vanished without a word is noticed in the end. Having neither would be no error. */
+/* A newcomer becomes a client, if there is room. TCP_NODELAY: replies leave at once. SO_KEEPALIVE: the
+ * kernel notices in the end if the client's machine has vanished. If setsockopt() fails, the client is
+ * served without them. */
 static void loop_admit(int fd, const struct wire *wire, const char *name) {
     int on = 1;
     bool room = fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
@@ -1311,11 +1334,13 @@ static void loop_admit(int fd, const struct wire *wire, const char *name) {
     }
     server.refused++;
     report("refuse", name, STR("no room for one more client"));
-    (void)send(fd, wire->refusal.bytes, wire->refusal.len, 0); /* fits: the socket is new */
+    /* send() does not block, since the buffer of a new socket is empty. There is no LINGERING: a client
+     * that has sent something by now may lose the 503. */
+    (void)send(fd, wire->refusal.bytes, wire->refusal.len, 0);
     close(fd);
 }
 
-/* Takes everybody who waits to connect, but in one turn no more than listen() lets wait. */
+/* Takes the clients that wait in the queue of listen(), but in one turn no more than SOMAXCONN. */
 static void loop_accept(const struct listener *listener) {
     for (int i = 0; i < SOMAXCONN; i++) {
         struct sockaddr_storage address;
@@ -1399,14 +1424,15 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
     if (pselect(server.fd_highest + 1, readable, writable, NULL, &wait, &server.signals) < 0) {
         if (errno != EINTR && errno != ENOMEM)
             DIE(EXIT_FAILURE, "pselect: %s", strerror(errno));
-        FD_ZERO(readable);
+        FD_ZERO(readable); /* after an error the sets are undefined */
         FD_ZERO(writable);
     }
     server.now = clock_ms();
     loop_check_signals();
 }
 
-/* Reads from a client that has sent something, and runs its requests. When the server stops, it reads
+/* Runs a request that had to wait. Then reads from the client if it has sent something, and runs its
+ * requests. When the server stops, it reads
  * from every client once more, so that it answers what has arrived by then. */
 static void loop_serve(struct client *c, bool readable, bool writable) {
     if (writable)
@@ -1464,8 +1490,16 @@ static void loop_run(void) {
 
 /* == 10. Start ====================================================================================
  *
- * The options, the listening socket, the loop. An error before the loop ends the server with one line
- * on stderr. The exit status is then 2 if the command line is wrong, and 1 if a system call failed. */
+ * The options, the listening socket, the loop. A server that wants to be reached calls these in turn:
+ *
+ *     getaddrinfo()  turns a name or an address in text into an address for the calls below
+ *     socket()       makes a socket
+ *     bind()         gives the socket an address and a port of this machine
+ *     listen()       from now on, clients can connect; they wait in a queue
+ *     accept()       takes one of them out of the queue: a new socket, for this client alone
+ *
+ * An error before the loop ends the server with one line on stderr. The exit status is then 2 if the
+ * command line is wrong, and 1 if a system call failed. */
 
 enum { EXIT_USAGE = 2 };
 
@@ -1488,8 +1522,8 @@ static void start_tables(void) {
         server.answered[answered++] = x->answered;
 }
 
-/* An empty text is refused. Otherwise a script whose variable is not set would start a server without
- * its file. */
+/* Sets the option to the value. An empty text is refused. Otherwise a script whose variable is not set
+ * would start a server without its file. */
 static void option_set(struct option *o, const char *value) {
     char *end;
     if (!o->argument) {
