@@ -3429,7 +3429,6 @@ static struct {
     char *path;                /* of FILE, from the root; NULL: there is no log */
     int fd;                    /* FILE, locked */
     char *folder_path;         /* of the folder that FILE is in */
-    int folder;                /* the same, open; or -1 */
     off_t size;                /* of FILE: whole lines */
     off_t limit;               /* changes wait when FILE would get longer; 0: they do not */
     struct buf lines;          /* to be written */
@@ -3449,7 +3448,7 @@ static struct {
     struct aiocb sync;
     void *reserve[RESERVE];
     int reserve_wanted, reserve_held; /* pieces */
-} logfile = {.folder = -1};
+} logfile;
 
 static const char log_header[] = "# kvss data 1: the changes of a store, as requests\n";
 
@@ -3604,21 +3603,16 @@ static void log_recover(bool *trouble) {
     log_say_well();
 }
 
-/* The name of a file is on the disk when its folder is. Some systems can't sync one, and say EINVAL. */
+/* The name of a file is safe on the disk only after the folder of the file is synced. Some systems
+ * cannot sync a folder, and say EINVAL. The folder is opened by its path each time: somebody may have
+ * moved the old folder away, and made a new one. False: errno says why. */
 static bool folder_sync(void) {
-    return fsync(logfile.folder) == 0 || errno == EINVAL;
-}
-
-/* Opens the folder that FILE is in; again, if the old one was moved away with FILE in it. False: errno
- * says why. */
-static bool folder_open(void) {
     int fd = open(logfile.folder_path, O_RDONLY);
     if (fd < 0)
         return false;
-    if (logfile.folder >= 0)
-        close(logfile.folder);
-    logfile.folder = fd;
-    return true;
+    bool synced = fsync(fd) == 0 || errno == EINVAL;
+    close(fd);
+    return synced;
 }
 
 /* Looks where FILE is, and says what is new. FILE is back only when its name is on the disk. */
@@ -3628,7 +3622,7 @@ static void log_look(void) {
     logfile.unseen = false;
     if (place == logfile.place)
         return;
-    if (place == IN_PLACE && (!folder_open() || !folder_sync()))
+    if (place == IN_PLACE && !folder_sync())
         return;
     logfile.place = place;
     if (place == IN_PLACE) {
@@ -4276,7 +4270,7 @@ static void replay_open(const char *path) {
     compaction.path = path_join(logfile.path, ".kvss-new");
     logfile.folder_path = path_join(logfile.path, "");
     strrchr(logfile.folder_path, '/')[1] = '\0';
-    if (!folder_open())
+    if (!folder_sync())
         replay_die(logfile.folder_path);
 }
 
@@ -4345,7 +4339,7 @@ static void replay_new_file(struct str begun) {
     if (begun.len >= header.len || memcmp(begun.bytes, header.bytes, begun.len) != 0)
         DIE(EXIT_FAILURE, "%s is not a data file of kvss", log_options[DATA].text);
     logfile.size = (off_t)header.len;
-    if (!write_at(logfile.fd, header, 0) || fsync(logfile.fd) < 0 || !folder_sync())
+    if (!write_at(logfile.fd, header, 0) || fsync(logfile.fd) < 0)
         replay_die(log_options[DATA].text);
 }
 

@@ -210,7 +210,7 @@ static void process_begin(void) {
     memset(&replay, 0, sizeof replay);
     memset(&speed, 0, sizeof speed);
     server.fd_limit = FDS;
-    server.fd_highest = logfile.folder = compaction.child = compaction.fd = -1;
+    server.fd_highest = compaction.child = compaction.fd = -1;
     sys.memory = sys.steps = -1;
     sys.ticking = false;
     start_tables();
@@ -243,8 +243,6 @@ static void process_end(struct stored *kept) {
         sys_free(roles.managers);
     }
     roles.managers_len = 0;
-    if (logfile.path)
-        sys_close(logfile.folder);
     sys_free(logfile.path);
     sys_free(logfile.folder_path);
     sys_free(logfile.lines.bytes);
