@@ -3399,13 +3399,10 @@ static const struct extension frames_extension = {
  * its name. While it has not, changes get 500. */
 
 enum {
-    RETRY_MS = 1000,      /* from one failure to the next try */
-    PLACE_MS = 1000,      /* from one look at FILE's name to the next */
-    SYNC_MS = 1000,       /* from one sync to the next, with --fsync everysec */
-    POLL_MS = 10,         /* from one look to the next at what goes on beside the loop */
-    LINES_KEPT = 1 << 20, /* bytes; a larger buffer shrinks to that when its lines are written */
-    RESERVE = 32,         /* pieces of memory that are set aside, and ... */
-    RESERVE_PIECE = 65536 /* ... bytes of each */
+    FILE_CHECK_MS = 1000,  /* from one check of FILE to the next */
+    POLL_MS = 10,          /* from one look to the next at what goes on beside the loop */
+    RESERVE = 32,          /* pieces of memory that are set aside, and ... */
+    RESERVE_PIECE = 65536, /* ... bytes of each */
 };
 
 enum { DATA, FSYNC, REPAIR };
@@ -3434,20 +3431,18 @@ static struct {
     struct buf lines;          /* to be written */
     bool promised[FD_SETSIZE]; /* by client: a reply waits for these lines */
     bool promises;             /* there are such clients */
-    enum place place;          /* when the server last looked */
-    uint64_t look_at;          /* no look before */
-    bool unseen;               /* lines were written since the last look */
-    bool write_failed;         /* the lines could not be written */
-    uint64_t retry_at;         /* then: no try before */
-    bool sync_failed;          /* FILE can't be trusted; a compaction heals that */
-    bool outdated;    /* FILE has keys that are gone, or deadlines of before the clock was set */
-    bool unsynced;    /* lines were written since the last sync began */
-    uint64_t sync_at; /* no sync before */
-    bool syncing;     /* one goes on beside the loop */
-    int sync_error;   /* of the last one; of FILE.kvss-new if that was being synced */
+    uint64_t check_at;         /* the time of the next check */
+    bool changed;              /* lines were written since the last check */
+    enum place place;          /* where FILE was when the server last looked */
+    bool write_failed;         /* the lines could not be written; the next check tries again */
+    bool sync_failed;          /* FILE cannot be trusted; a compaction heals that */
+    bool told;                 /* the operator knows that changes get 500 */
+    bool outdated; /* FILE has keys that are gone, or deadlines from before the clock was set */
+    bool sync_due; /* FILE has lines that are to be synced */
+    bool syncing;  /* a sync goes on beside the loop: of FILE or of FILE.kvss-new */
     struct aiocb sync;
     void *reserve[RESERVE];
-    int reserve_wanted, reserve_held; /* pieces */
+    int reserve_held; /* pieces */
 } logfile;
 
 static const char log_header[] = "# kvss data 1: the changes of a store, as requests\n";
@@ -3519,7 +3514,7 @@ static bool log_is_well(void) {
  * same memory: that depends on the order in which they come. So some memory is set aside after the
  * replay. While it can't be set aside, nothing is added. */
 static bool log_has_reserve(void) {
-    while (logfile.reserve_held < logfile.reserve_wanted) {
+    while (logfile.reserve_held < RESERVE) {
         void *piece = malloc(RESERVE_PIECE);
         if (!piece)
             return false;
@@ -3564,43 +3559,17 @@ static void log_answered(const struct request *r) {
     logfile.promises = true;
 }
 
-/* The promises of this turn are kept, or can't be: then their connections end without the replies. */
-static void log_settle_promises(bool kept) {
-    if (!logfile.promises)
-        return;
-    logfile.promises = false;
-    for (int fd = 0; fd <= server.fd_highest; fd++) {
-        if (logfile.promised[fd] && !kept && clients[fd].phase != CLOSED)
-            client_cut(&clients[fd]);
-        logfile.promised[fd] = false;
-    }
-}
-
 static void log_closed(struct client *c) {
     logfile.promised[client_fd(c)] = false;
 }
 
-/* The operator is told of the first trouble, and when there is none any more. */
+/* The operator is told of the first trouble only. */
 static void log_fail(bool *trouble, int error) {
     char text[128];
     snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
     if (log_is_well())
         report("error", log_options[DATA].text, str_of(text));
     *trouble = true;
-    logfile.retry_at = server.now + RETRY_MS;
-    log_settle_promises(false);
-}
-
-static void log_say_well(void) {
-    if (log_is_well())
-        report("recover", log_options[DATA].text, STR("changes are made again"));
-}
-
-static void log_recover(bool *trouble) {
-    if (!*trouble)
-        return;
-    *trouble = false;
-    log_say_well();
 }
 
 /* The name of a file is safe on the disk only after the folder of the file is synced. Some systems
@@ -3615,76 +3584,93 @@ static bool folder_sync(void) {
     return synced;
 }
 
-/* Looks where FILE is, and says what is new. FILE is back only when its name is on the disk. */
+/* Looks where FILE is, and tells the operator if FILE is not in its place any more. FILE is back only
+ * when its name is on the disk. */
 static void log_look(void) {
     enum place place = file_place();
-    logfile.look_at = server.now + PLACE_MS;
-    logfile.unseen = false;
-    if (place == logfile.place)
-        return;
-    if (place == IN_PLACE && !folder_sync())
+    if (place == logfile.place || (place == IN_PLACE && !folder_sync()))
         return;
     logfile.place = place;
-    if (place == IN_PLACE) {
-        log_say_well();
-        return;
-    }
-    struct str why = STR("is another file now; changes get 500 until the right one is back");
     if (place == MOVED)
-        why = STR("is gone; changes get 500 until it is back, or COMPACT writes it anew");
-    report("error", log_options[DATA].text, why);
-    log_settle_promises(false);
+        report("error", log_options[DATA].text,
+               STR("is gone; changes get 500 until it is back, or COMPACT writes it anew"));
+    if (place == TAKEN)
+        report("error", log_options[DATA].text,
+               STR("is another file now; changes get 500 until the right one is back"));
 }
 
 static void compact_keep(struct str lines); /* see Compaction */
 
-/* What is written halfway is cut off, so that it is not there if the server ends before the next try.
- * If that fails as well, it is a torn line, or lines that nobody was promised. */
+/* If only a part of the lines was written, that part is cut off. Otherwise the next start could find
+ * lines that nobody was promised. If the cut fails as well, the next start may find them. */
 static void log_write(void) {
-    bool always = fsync_is("always");
-    if (!write_at(logfile.fd, buf_str(&logfile.lines), logfile.size)) {
-        int error = errno;
+    struct str lines = buf_str(&logfile.lines);
+    if (!write_at(logfile.fd, lines, logfile.size)) {
+        log_fail(&logfile.write_failed, errno);
         int cut = ftruncate(logfile.fd, logfile.size);
         (void)cut;
-        log_fail(&logfile.write_failed, error);
         return;
     }
-    compact_keep(buf_str(&logfile.lines));
-    logfile.size += (off_t)logfile.lines.len;
+    compact_keep(lines);
+    logfile.size += (off_t)lines.len;
     logfile.lines.len = 0;
-    logfile.unseen = true;
-    logfile.unsynced = !always;
-    log_recover(&logfile.write_failed);
-    if (always && fsync(logfile.fd) < 0)
+    logfile.changed = true;
+    logfile.write_failed = false;
+    if (fsync_is("always") && fsync(logfile.fd) < 0)
         log_fail(&logfile.sync_failed, errno);
-    if (logfile.lines.size <= LINES_KEPT)
-        return;
-    char *smaller = realloc(logfile.lines.bytes, LINES_KEPT);
-    if (!smaller)
-        return;
-    logfile.lines.bytes = smaller;
-    logfile.lines.size = LINES_KEPT;
 }
 
-/* Lines are written even when FILE has lost its name: a FILE that is moved back is complete. */
+/* The promises of this turn are kept, or they cannot be kept. Then their connections end without the
+ * replies. */
+static void log_settle(void) {
+    bool well = log_is_well();
+    if (well && logfile.told)
+        report("recover", log_options[DATA].text, STR("changes are made again"));
+    logfile.told = !well;
+    if (!logfile.promises)
+        return;
+    logfile.promises = false;
+    for (int fd = 0; fd <= server.fd_highest; fd++) {
+        if (logfile.promised[fd] && !well)
+            client_cut(&clients[fd]);
+        logfile.promised[fd] = false;
+    }
+}
+
+/* Once a second FILE is checked: the server looks where FILE is, tries again to write what could not be
+ * written, and has FILE synced. Lines are written even when FILE has lost its name: a FILE that is moved
+ * back is complete. */
 static void log_commit(void) {
+    bool check = server.now >= logfile.check_at;
     if (!logfile.path)
         return;
-    if (server.now >= logfile.look_at)
+    if (check) {
+        logfile.check_at = server.now + FILE_CHECK_MS;
+        logfile.sync_due = logfile.sync_due || logfile.changed;
+        logfile.changed = false;
         log_look();
-    bool paused = logfile.write_failed && server.now < logfile.retry_at;
-    if (logfile.lines.len && !paused)
+    }
+    if (logfile.lines.len && (check || !logfile.write_failed))
         log_write();
-    log_settle_promises(true);
+    log_settle();
 }
 
+static uint64_t log_wake_at(void) {
+    if (logfile.changed || !log_is_well())
+        return logfile.check_at;
+    return NEVER;
+}
+
+static void sync_done(int error); /* see Compaction */
+
 /* Starts to sync a file beside the loop, in a thread that the C library has for it. With --fsync
- * always, or if there can be no thread, it is done here. */
+ * always, or if there can be no thread, the file is synced here. */
 static void sync_begin(int fd) {
     logfile.sync = (struct aiocb){.aio_fildes = fd};
     logfile.sync.aio_sigevent.sigev_notify = SIGEV_NONE;
     logfile.syncing = !fsync_is("always") && aio_fsync(O_SYNC, &logfile.sync) == 0;
-    logfile.sync_error = !logfile.syncing && fsync(fd) < 0 ? errno : 0;
+    if (!logfile.syncing)
+        sync_done(fsync(fd) < 0 ? errno : 0);
 }
 
 static void sync_poll(void) {
@@ -3692,57 +3678,19 @@ static void sync_poll(void) {
     if (error == EINPROGRESS)
         return;
     logfile.syncing = false;
-    logfile.sync_error = aio_return(&logfile.sync) < 0 ? error : 0;
+    sync_done(aio_return(&logfile.sync) < 0 ? error : 0);
 }
 
-static void sync_wait(void) {
-    const struct aiocb *list[] = {&logfile.sync};
-    if (logfile.syncing)
-        (void)aio_suspend(list, 1, NULL);
-    sync_poll();
-}
-
-/* With --fsync everysec: the next sync of FILE. */
-static void log_sync(void) {
-    if (!logfile.unsynced || !fsync_is("everysec") || server.now < logfile.sync_at)
-        return;
-    logfile.unsynced = false;
-    logfile.sync_at = server.now + SYNC_MS;
-    sync_begin(logfile.fd);
-}
-
-static uint64_t log_wake_at(void) {
-    uint64_t at = NEVER;
-    if (!logfile.path)
-        return NEVER;
-    if (logfile.syncing)
-        return server.now + POLL_MS;
-    if (logfile.unsynced && fsync_is("everysec"))
-        at = earlier(at, logfile.sync_at);
-    if (logfile.write_failed)
-        at = earlier(at, logfile.retry_at);
-    if (logfile.unseen || logfile.place != IN_PLACE)
-        at = earlier(at, logfile.look_at);
-    return at;
-}
-
-/* False: it is not known whether the disk has all that was promised, or the next start would not find
- * it. */
+/* The server ends. False: it is not known whether the disk has all that was promised, or the next start
+ * would not find it. */
 static bool log_stop(void) {
     if (!logfile.path)
         return true;
-    logfile.retry_at = 0;
-    logfile.look_at = 0;
+    logfile.check_at = 0;
     log_commit();
-    sync_wait();
-    int error = logfile.sync_error;
-    bool last_sync = logfile.unsynced && !logfile.sync_failed && !fsync_is("no");
-    if (last_sync && fsync(logfile.fd) < 0)
-        error = errno;
-    if (error)
-        report("error", log_options[DATA].text, str_of(strerror(error)));
-    close(logfile.fd);
-    return !error && log_is_well();
+    if (!logfile.sync_failed && !fsync_is("no") && fsync(logfile.fd) < 0)
+        log_fail(&logfile.sync_failed, errno);
+    return log_is_well();
 }
 
 static const struct extension log_extension = {
@@ -3779,7 +3727,6 @@ enum {
     COMPACT_HASTE = 4,       /* times what the store needs: FILE is longer, so there is no rest */
     COMPACT_FULL = 8,        /* times what the store needs: FILE is full, and changes wait */
     KEPT_MAX = 1 << 27,      /* bytes of changes that are kept for the end */
-    KEPT_STEP = 1 << 20,     /* more of them than that are synced before the rename() */
     CLOCK_LOOK_MS = 1000,    /* from one look at the machine's clock to the next */
     CLOCK_SET_MS = 1000,     /* the clock was set by so much or more; less does not matter */
 };
@@ -3788,8 +3735,7 @@ static struct {
     enum { RESTING, WRITING, SYNCING } phase;
     bool asked;       /* by COMPACT, until the next one has ended */
     bool failed;      /* the last one has */
-    bool heals;       /* FILE was not trusted when it began ... */
-    bool updates;     /* ... or was outdated */
+    bool updates;     /* FILE was outdated when it began */
     uint64_t began;   /* the last one */
     uint64_t next_at; /* the next one: not before */
     int child;        /* a socket to it; or -1 */
@@ -3880,8 +3826,9 @@ static bool copy_take(void) {
     close(logfile.fd);
     logfile.fd = compaction.fd;
     logfile.size = compaction.size;
+    logfile.place = IN_PLACE;
+    logfile.changed = true;
     compaction.fd = -1;
-    log_look();
     return true;
 }
 
@@ -3981,7 +3928,6 @@ static void compact_begin(void) {
     log_look();
     if (logfile.place == MOVED && !compaction.asked)
         return;
-    compaction.heals = logfile.sync_failed;
     compaction.updates = logfile.outdated;
     logfile.outdated = false; /* if the clock is set from now on, this one may have missed it */
     compaction.began = server.now;
@@ -4023,25 +3969,8 @@ static void compact_keep(struct str lines) {
         buf_append(&compaction.kept, lines);
 }
 
-/* Appends them to FILE.kvss-new. False: errno says why. */
-static bool compact_append(void) {
-    if (!write_at(compaction.fd, buf_str(&compaction.kept), compaction.size))
-        return false;
-    compaction.size += (off_t)compaction.kept.len;
-    compaction.kept.len = 0;
-    return true;
-}
-
-static void compact_append_and_sync(void) {
-    if (!compact_append()) {
-        compact_fail(strerror(errno));
-        return;
-    }
-    compaction.phase = SYNCING;
-    sync_begin(compaction.fd);
-}
-
-/* Looks whether the child is done. */
+/* Looks whether the child is done. If it is, the lines that were kept are appended, and FILE.kvss-new is
+ * synced. */
 static void compact_poll(void) {
     int error;
     ssize_t n = read(compaction.child, &error, sizeof error);
@@ -4049,39 +3978,45 @@ static void compact_poll(void) {
         return;
     if (n != sizeof error) {
         compact_fail("the child has died");
-    } else if (error) {
-        compact_fail(strerror(error));
-    } else {
-        compaction.size = lseek(compaction.fd, 0, SEEK_END);
-        compact_append_and_sync();
-    }
-}
-
-/* FILE.kvss-new has been synced. What has come meanwhile is appended. With --fsync everysec it is not
- * synced in FILE either; with --fsync always, nothing has come. */
-static void compact_end(void) {
-    char text[64];
-    long long before = logfile.size;
-    int error = logfile.sync_error;
-    logfile.sync_error = 0;
-    if (!error && compaction.kept.len > KEPT_STEP) {
-        compact_append_and_sync(); /* a slow disk, and much has come: once more */
         return;
     }
-    if (!error && (!compact_append() || !copy_take()))
+    compaction.size = lseek(compaction.fd, 0, SEEK_END);
+    if (!error && !copy_flush(&compaction.kept))
+        error = errno;
+    if (error) {
+        compact_fail(strerror(error));
+        return;
+    }
+    compaction.phase = SYNCING;
+    sync_begin(compaction.fd);
+}
+
+/* FILE.kvss-new has been synced. It gets the lines that have come meanwhile, and becomes FILE. These
+ * lines are synced within a second, as in the old FILE. With --fsync always, none have come. */
+static void compact_end(int error) {
+    char text[64];
+    long long before = logfile.size;
+    if (!error && (!copy_flush(&compaction.kept) || !copy_take()))
         error = errno;
     if (error) {
         compact_fail(strerror(error));
         return;
     }
     compact_rest(false);
-    logfile.unsynced = !fsync_is("always");
     snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
     report("compact", log_options[DATA].text, str_of(text));
     if (folder_sync())
-        log_recover(&logfile.sync_failed);
+        logfile.sync_failed = false;
     else
         log_fail(&logfile.sync_failed, errno);
+}
+
+/* One sync goes on at a time: of FILE.kvss-new in the phase SYNCING, else of FILE. */
+static void sync_done(int error) {
+    if (compaction.phase == SYNCING)
+        compact_end(error);
+    else if (error)
+        log_fail(&logfile.sync_failed, error);
 }
 
 /* What FILE has to hold, for the bounds on its length. */
@@ -4128,8 +4063,6 @@ static void compact_set_limit(void) {
     logfile.limit = bounded ? COMPACT_FULL * compact_need() : 0;
 }
 
-/* One sync goes on at a time: that of FILE, or that of FILE.kvss-new. A compaction that began before
- * FILE lost its trust has copied what can't be trusted, and heals nothing. */
 static void compact_turn(void) {
     if (!logfile.path)
         return;
@@ -4138,23 +4071,18 @@ static void compact_turn(void) {
     compact_set_limit();
     if (logfile.syncing)
         return;
-    if (compaction.phase != SYNCING && logfile.sync_error) {
-        log_fail(&logfile.sync_failed, logfile.sync_error);
-        logfile.sync_error = 0;
-    }
     if (logfile.sync_failed)
-        compaction.next_at = earlier(compaction.next_at, server.now + RETRY_MS);
-    bool in_vain = logfile.sync_failed && !compaction.heals;
-    if (compaction.phase != RESTING && (in_vain || compaction.lost))
+        compaction.next_at = earlier(compaction.next_at, server.now + FILE_CHECK_MS);
+    if (compaction.phase != RESTING && compaction.lost)
         compact_fail("too much has changed meanwhile");
     if (compaction.phase == WRITING)
         compact_poll();
-    if (compaction.phase == SYNCING && !logfile.syncing)
-        compact_end();
     if (compaction.phase == RESTING && server.now >= compact_from() && compact_is_wanted())
         compact_begin();
-    if (compaction.phase != SYNCING)
-        log_sync();
+    if (compaction.phase != SYNCING && logfile.sync_due && fsync_is("everysec")) {
+        logfile.sync_due = false;
+        sync_begin(logfile.fd);
+    }
 }
 
 static uint64_t compact_wake_at(void) {
@@ -4169,6 +4097,7 @@ static uint64_t compact_wake_at(void) {
 /* If the deadlines in FILE are of before the clock was set, it has until stop_by to be written anew.
  * Nothing else that is not done by now is needed. */
 static bool compact_stop(void) {
+    const struct aiocb *sync = &logfile.sync;
     struct timespec step = {0, POLL_MS * 1000000};
     if (!logfile.path)
         return true;
@@ -4177,10 +4106,9 @@ static bool compact_stop(void) {
         nanosleep(&step, NULL);
         server.now = clock_ms();
     }
-    if (compaction.phase == SYNCING) {
-        sync_wait();
-        logfile.sync_error = 0;
-    }
+    if (logfile.syncing)
+        (void)aio_suspend(&sync, 1, NULL);
+    sync_poll();
     copy_drop();
     return true;
 }
@@ -4462,7 +4390,6 @@ static void replay_file(const char *path) {
         replay_die(path); /* what kill -9 left unsynced */
     if (!buf_reserve(&logfile.lines, 2 * REQUEST_MAX))
         replay_die(path);
-    logfile.reserve_wanted = RESERVE;
     replay_report((double)(clock_ms() - started) / 1000);
     free(replay.in.bytes);
     free(replay.put_aside.bytes);

@@ -243,6 +243,8 @@ static void process_end(struct stored *kept) {
         sys_free(roles.managers);
     }
     roles.managers_len = 0;
+    if (logfile.path)
+        sys_close(logfile.fd);
     sys_free(logfile.path);
     sys_free(logfile.folder_path);
     sys_free(logfile.lines.bytes);

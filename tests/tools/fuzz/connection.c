@@ -400,7 +400,6 @@ static void check_restart(const struct stored *before) {
     while (expiry.len && expiry.heap[0].at <= server.now)
         expiry_commit();
     check_same(before);
-    sys_close(logfile.fd);
     process_end(NULL);
 }
 

@@ -196,7 +196,6 @@ static int start(bool repair, long steps) {
 }
 
 static void stop(void) {
-    sys_close(logfile.fd);
     process_end(NULL);
     MUST(!sys.blocks);
 }
