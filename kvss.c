@@ -3724,7 +3724,6 @@ enum {
     COMPACT_REST = 10,       /* ... times what it took: where much changes, it would never rest */
     COMPACT_NICE = 10,       /* of the child: beside a busy server it gets a tenth of a processor */
     COMPACT_LEAST = 1 << 24, /* bytes: a store that needs less counts as one that needs this */
-    COMPACT_HASTE = 4,       /* times what the store needs: FILE is longer, so there is no rest */
     COMPACT_FULL = 8,        /* times what the store needs: FILE is full, and changes wait */
     KEPT_MAX = 1 << 27,      /* bytes of changes that are kept for the end */
     CLOCK_LOOK_MS = 1000,    /* from one look at the machine's clock to the next */
@@ -3733,18 +3732,18 @@ enum {
 
 static struct {
     enum { RESTING, WRITING, SYNCING } phase;
-    bool asked;       /* by COMPACT, until the next one has ended */
-    bool failed;      /* the last one has */
-    bool updates;     /* FILE was outdated when it began */
-    uint64_t began;   /* the last one */
-    uint64_t next_at; /* the next one: not before */
-    int child;        /* a socket to it; or -1 */
-    char *path;       /* FILE.kvss-new */
-    int fd;           /* the same, locked; or -1 */
-    off_t size;       /* of FILE.kvss-new */
-    struct buf kept;  /* lines that were written to FILE since the fork() */
-    bool lost;        /* there was no memory for them */
-    int64_t offset;   /* clock_offset() when the deadlines in FILE were written */
+    bool asked;      /* by COMPACT, until the next one has ended */
+    bool failed;     /* the last one has */
+    bool updates;    /* FILE was outdated when it began */
+    uint64_t began;  /* when the last one began ... */
+    uint64_t ended;  /* ... and ended */
+    int child;       /* a socket to it; or -1 */
+    char *path;      /* FILE.kvss-new */
+    int fd;          /* the same, locked; or -1 */
+    off_t size;      /* of FILE.kvss-new */
+    struct buf kept; /* lines that were written to FILE since the fork() */
+    bool lost;       /* there was no memory for them */
+    int64_t offset;  /* clock_offset() when the deadlines in FILE were written */
 } compaction = {.child = -1, .fd = -1};
 
 /* Whether a file beside FILE may be opened: it is not there, or it is a regular file. Another name of
@@ -3895,9 +3894,6 @@ static void compact_child(int server_end, pid_t parent) {
 
 /* The compaction is over. Whatever asks for the next one, that comes after the rest. */
 static void compact_rest(bool failed) {
-    uint64_t rest = (server.now - compaction.began) * COMPACT_REST;
-    if (rest < COMPACT_REST_MS)
-        rest = COMPACT_REST_MS;
     if (compaction.child >= 0)
         close(compaction.child);
     if (failed && compaction.updates)
@@ -3909,7 +3905,7 @@ static void compact_rest(bool failed) {
     compaction.phase = RESTING;
     compaction.asked = false;
     compaction.failed = failed;
-    compaction.next_at = server.now + rest;
+    compaction.ended = server.now;
 }
 
 /* FILE.kvss-new is given up. It will be tried again and again. The operator is told of the first
@@ -4019,16 +4015,15 @@ static void sync_done(int error) {
         log_fail(&logfile.sync_failed, error);
 }
 
-/* What FILE has to hold, for the bounds on its length. */
-static off_t compact_need(void) {
-    off_t size = compact_size();
-    return size > COMPACT_LEAST ? size : COMPACT_LEAST;
-}
-
-/* When the next one may begin. */
+/* When the next one may begin. After a compaction comes a rest, which is longer if much changes. While
+ * FILE cannot be trusted, the rest is short. There is no rest when FILE is half full. */
 static uint64_t compact_from(void) {
-    bool haste = !compaction.failed && logfile.size > COMPACT_HASTE * compact_need();
-    return haste ? 0 : compaction.next_at;
+    uint64_t rest = (compaction.ended - compaction.began) * COMPACT_REST;
+    if (logfile.limit && logfile.size > logfile.limit / 2)
+        return 0;
+    if (rest < COMPACT_REST_MS || logfile.sync_failed)
+        rest = COMPACT_REST_MS;
+    return compaction.ended + rest;
 }
 
 /* While FILE is not in its place, that is for the operator to decide. */
@@ -4055,34 +4050,34 @@ static void compact_check_clock(void) {
     report("clock", "", str_of(text));
 }
 
-/* Without a limit, a client that changes one key again and again would fill the disk faster than
- * compaction can free it. When a compaction has failed there is no limit: the disk still takes changes,
- * and nobody should wait for what may fail again. */
-static void compact_set_limit(void) {
-    bool bounded = !compaction.failed && log_is_well();
-    logfile.limit = bounded ? COMPACT_FULL * compact_need() : 0;
-}
-
-static void compact_turn(void) {
-    if (!logfile.path)
-        return;
-    sync_poll();
-    compact_check_clock();
-    compact_set_limit();
-    if (logfile.syncing)
-        return;
-    if (logfile.sync_failed)
-        compaction.next_at = earlier(compaction.next_at, server.now + FILE_CHECK_MS);
+/* One step of a compaction, or of the syncs of FILE. No sync goes on now. */
+static void compact_step(void) {
     if (compaction.phase != RESTING && compaction.lost)
         compact_fail("too much has changed meanwhile");
     if (compaction.phase == WRITING)
         compact_poll();
-    if (compaction.phase == RESTING && server.now >= compact_from() && compact_is_wanted())
-        compact_begin();
     if (compaction.phase != SYNCING && logfile.sync_due && fsync_is("everysec")) {
         logfile.sync_due = false;
         sync_begin(logfile.fd);
     }
+}
+
+/* Without a limit, a client that changes one key again and again would fill the disk faster than
+ * compaction can free it. After a failed compaction there is no limit: the disk still takes changes, and
+ * nobody should wait for what may fail again. */
+static void compact_turn(void) {
+    off_t need = compact_size();
+    if (!logfile.path)
+        return;
+    compact_check_clock();
+    sync_poll();
+    if (!logfile.syncing)
+        compact_step();
+    if (need < COMPACT_LEAST)
+        need = COMPACT_LEAST;
+    logfile.limit = compaction.failed ? 0 : COMPACT_FULL * need;
+    if (compaction.phase == RESTING && server.now >= compact_from() && compact_is_wanted())
+        compact_begin();
 }
 
 static uint64_t compact_wake_at(void) {
