@@ -3746,40 +3746,34 @@ static struct {
     int64_t offset;  /* clock_offset() when the deadlines in FILE were written */
 } compaction = {.child = -1, .fd = -1};
 
-/* Whether a file beside FILE may be opened: it is not there, or it is a regular file. Another name of
- * FILE may not: to close it would end the lock on FILE. */
-static bool file_is_apart(const char *path) {
+/* Opens a file beside FILE, or makes it if `flags` is O_CREAT. -1: errno says why. EEXIST: what has the
+ * name is no regular file, where open() might wait or follow a link. Or it is another name of FILE, and
+ * to close it would end the lock on FILE. */
+static int open_beside(const char *path, int flags) {
     struct stat about;
-    if (lstat(path, &about) < 0)
-        return true;
-    return S_ISREG(about.st_mode) && !file_is_at(path, logfile.fd);
-}
-
-/* Whether this is what a compaction has left that did not end: nobody has locked it, and it begins as a
- * data file does, as far as it goes. */
-static bool copy_is_left(int fd) {
-    char begin[sizeof log_header];
-    if (!file_lock(fd))
-        return false;
-    ssize_t n = pread(fd, begin, sizeof log_header - 1, 0);
-    return n >= 0 && memcmp(begin, log_header, (size_t)n) == 0;
-}
-
-/* Removes what a compaction has left. False: errno says why. EEXIST: the file is not the server's own,
- * and stays. */
-static bool copy_clear(void) {
-    bool left = false;
-    if (file_is_apart(compaction.path)) {
-        int fd = open(compaction.path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
-        if (fd < 0)
-            return errno == ENOENT;
-        left = copy_is_left(fd);
-        close(fd);
+    bool there = lstat(path, &about) == 0;
+    if (there && (!S_ISREG(about.st_mode) || file_is_at(path, logfile.fd))) {
+        errno = EEXIST;
+        return -1;
     }
-    if (left)
-        return unlink(compaction.path) == 0;
+    return open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | flags, S_IRUSR | S_IWUSR);
+}
+
+/* Removes the FILE.kvss-new of a compaction that did not end. Such a file is locked by nobody, and begins
+ * as a data file does, as far as it goes. False: errno says why. EEXIST: the file is not the server's
+ * own, and stays. */
+static bool copy_clear(void) {
+    char begin[sizeof log_header];
+    int fd = open_beside(compaction.path, 0);
+    if (fd < 0)
+        return errno == ENOENT;
+    bool locked = file_lock(fd);
+    ssize_t n = pread(fd, begin, sizeof log_header - 1, 0);
+    close(fd);
     errno = EEXIST;
-    return false;
+    if (!locked || n < 0 || memcmp(begin, log_header, (size_t)n) != 0)
+        return false;
+    return unlink(compaction.path) == 0;
 }
 
 /* Says why a file could not get its name. Valid until the next call. */
@@ -3795,7 +3789,7 @@ static bool copy_open(void) {
     struct stat about;
     if (!copy_clear() || fstat(logfile.fd, &about) < 0)
         return false;
-    compaction.fd = open(compaction.path, O_RDWR | O_CREAT | O_EXCL, S_IRUSR | S_IWUSR);
+    compaction.fd = open_beside(compaction.path, O_CREAT | O_EXCL);
     if (compaction.fd < 0 || !file_lock(compaction.fd))
         return false;
     int owned = fchown(compaction.fd, about.st_uid, about.st_gid);
@@ -3875,15 +3869,13 @@ static bool copy_write(pid_t parent) {
 
 /* The child says how it went, an errno or 0, and waits for the end of the stream. That comes when the
  * server has closed FILE: the last one to close a long file waits until its blocks are freed, 20 ms for
- * 60 MB. The child has descriptors of all connections; they would stay open when the server closes
- * its own. */
+ * 60 MB. The child has the descriptors of all connections, too. It closes them, or a connection would
+ * not end when the server closes its own descriptor. */
 static void compact_child(int server_end, pid_t parent) {
     int niceness = nice(COMPACT_NICE);
     (void)niceness; /* it does its work, however nice it is */
-    for (int i = 0; i < server.listeners_len; i++)
-        close(server.listeners[i].fd);
-    for (int fd = 0; fd <= server.fd_highest; fd++)
-        if (clients[fd].phase != CLOSED)
+    for (int fd = STDERR_FILENO + 1; fd <= server.fd_highest; fd++)
+        if (fd != logfile.fd && fd != compaction.fd && fd != server_end)
             close(fd);
     int error = copy_write(parent) ? 0 : errno;
     if (write(server_end, &error, sizeof error) == sizeof error)
@@ -3918,41 +3910,48 @@ static void compact_fail(const char *why) {
     compact_rest(true);
 }
 
-static void compact_begin(void) {
+/* While FILE is not in its place, that is for the operator to decide. */
+static bool compact_is_wanted(void) {
+    bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
+    bool needed = logfile.sync_failed || logfile.outdated || grown;
+    return compaction.asked || (needed && logfile.place == IN_PLACE);
+}
+
+/* Makes FILE.kvss-new, and the child that writes it. NULL, or why that failed. */
+static const char *compact_fork(void) {
     int ends[2];
     pid_t parent = getpid();
-    log_look();
-    if (logfile.place == MOVED && !compaction.asked)
-        return;
-    compaction.updates = logfile.outdated;
-    logfile.outdated = false; /* if the clock is set from now on, this one may have missed it */
-    compaction.began = server.now;
-    compaction.lost = false;
-    compaction.size = 0;
-    if (logfile.place == TAKEN) {
-        compact_fail(name_trouble(logfile.path, EEXIST));
-        return;
-    }
-    if (!copy_open()) {
-        compact_fail(name_trouble(compaction.path, errno));
-        return;
-    }
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0) {
-        compact_fail(strerror(errno));
-        return;
-    }
+    if (logfile.place == TAKEN)
+        return name_trouble(logfile.path, EEXIST);
+    if (!copy_open())
+        return name_trouble(compaction.path, errno);
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0)
+        return strerror(errno);
     compaction.child = ends[0];
     pid_t child = fork();
     if (child == 0) {
         close(ends[0]);
         compact_child(ends[1], parent);
     }
-    int error = errno;
     close(ends[1]);
     if (child < 0 || fcntl(compaction.child, F_SETFL, O_NONBLOCK) < 0)
-        compact_fail(strerror(error));
-    else
-        compaction.phase = WRITING;
+        return strerror(errno);
+    return NULL;
+}
+
+/* From now on FILE may become outdated again, and this compaction would miss that. */
+static void compact_begin(void) {
+    log_look();
+    if (!compact_is_wanted())
+        return; /* FILE has just been moved away */
+    compaction.updates = logfile.outdated;
+    logfile.outdated = false;
+    compaction.lost = false;
+    compaction.began = server.now;
+    compaction.phase = WRITING;
+    const char *why = compact_fork();
+    if (why)
+        compact_fail(why);
 }
 
 /* Lines were written to FILE that the child does not know. */
@@ -4024,13 +4023,6 @@ static uint64_t compact_from(void) {
     if (rest < COMPACT_REST_MS || logfile.sync_failed)
         rest = COMPACT_REST_MS;
     return compaction.ended + rest;
-}
-
-/* While FILE is not in its place, that is for the operator to decide. */
-static bool compact_is_wanted(void) {
-    bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
-    bool needed = logfile.sync_failed || logfile.outdated || grown;
-    return compaction.asked || (needed && logfile.place == IN_PLACE);
 }
 
 /* FILE has deadlines as time of day, and memory has them as time of the monotonic clock. When somebody
@@ -4289,11 +4281,7 @@ static void replay_rest(struct str torn) {
  * open() would wait. */
 static void replay_repair(void) {
     char *path = path_join(logfile.path, ".bad");
-    if (!file_is_apart(path)) {
-        errno = EEXIST;
-        replay_die(path);
-    }
-    int fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, S_IRUSR | S_IWUSR);
+    int fd = open_beside(path, O_CREAT);
     off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
     if (end < 0 || !write_at(fd, buf_str(&replay.put_aside), end) || fsync(fd) < 0 ||
         !folder_sync())
