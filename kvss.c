@@ -3423,6 +3423,7 @@ enum place {
 };
 
 static struct {
+    const char *name;          /* of FILE, as the operator has given it; for messages */
     char *path;                /* of FILE, from the root; NULL: there is no log */
     int fd;                    /* FILE, locked */
     char *folder_path;         /* of the folder that FILE is in */
@@ -3568,7 +3569,7 @@ static void log_fail(bool *trouble, int error) {
     char text[128];
     snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
     if (log_is_well())
-        report("error", log_options[DATA].text, str_of(text));
+        report("error", logfile.name, str_of(text));
     *trouble = true;
 }
 
@@ -3592,10 +3593,10 @@ static void log_look(void) {
         return;
     logfile.place = place;
     if (place == MOVED)
-        report("error", log_options[DATA].text,
+        report("error", logfile.name,
                STR("is gone; changes get 500 until it is back, or COMPACT writes it anew"));
     if (place == TAKEN)
-        report("error", log_options[DATA].text,
+        report("error", logfile.name,
                STR("is another file now; changes get 500 until the right one is back"));
 }
 
@@ -3625,7 +3626,7 @@ static void log_write(void) {
 static void log_settle(void) {
     bool well = log_is_well();
     if (well && logfile.told)
-        report("recover", log_options[DATA].text, STR("changes are made again"));
+        report("recover", logfile.name, STR("changes are made again"));
     logfile.told = !well;
     if (!logfile.promises)
         return;
@@ -3746,6 +3747,13 @@ static struct {
     int64_t offset;  /* clock_offset() when the deadlines in FILE were written */
 } compaction = {.child = -1, .fd = -1};
 
+/* Whether a file begins as a data file does, as far as it goes. */
+static bool file_has_header(int fd) {
+    char begin[sizeof log_header];
+    ssize_t n = pread(fd, begin, sizeof log_header - 1, 0);
+    return n >= 0 && memcmp(begin, log_header, (size_t)n) == 0;
+}
+
 /* Opens a file beside FILE, or makes it if `flags` is O_CREAT. -1: errno says why. EEXIST: what has the
  * name is no regular file, where open() might wait or follow a link. Or it is another name of FILE, and
  * to close it would end the lock on FILE. */
@@ -3763,17 +3771,13 @@ static int open_beside(const char *path, int flags) {
  * as a data file does, as far as it goes. False: errno says why. EEXIST: the file is not the server's
  * own, and stays. */
 static bool copy_clear(void) {
-    char begin[sizeof log_header];
     int fd = open_beside(compaction.path, 0);
     if (fd < 0)
         return errno == ENOENT;
-    bool locked = file_lock(fd);
-    ssize_t n = pread(fd, begin, sizeof log_header - 1, 0);
+    bool left = file_lock(fd) && file_has_header(fd);
     close(fd);
     errno = EEXIST;
-    if (!locked || n < 0 || memcmp(begin, log_header, (size_t)n) != 0)
-        return false;
-    return unlink(compaction.path) == 0;
+    return left && unlink(compaction.path) == 0;
 }
 
 /* Says why a file could not get its name. Valid until the next call. */
@@ -3842,10 +3846,10 @@ static bool copy_flush(struct buf *lines) {
     return true;
 }
 
-/* Writes the store to FILE.kvss-new, and syncs it. A child calls it with the number of its parent, and
- * ends when the parent has ended. No malloc() here: at the fork(), the thread of aio_fsync() may have
- * been in it. The memory for the lines is that of the clients' buffers: a child has its own copy, and
- * at the start there are no clients. False: errno says why. */
+/* Writes the store to FILE.kvss-new, and syncs it. The child calls this, and ends if its parent has
+ * ended. No malloc() here: the thread of aio_fsync() may have been in malloc() at the fork(). The lines
+ * are collected in the memory of the clients' buffers, of which the child has its own copy. False: errno
+ * says why. */
 static bool copy_write(pid_t parent) {
     struct buf lines = {(char *)buffers, 0, 2 * REQUEST_MAX};
     compaction.size = 0;
@@ -3858,7 +3862,7 @@ static bool copy_write(pid_t parent) {
                          expiry_text(expiry.heap[e->note - 1].at));
             if (lines.len < REQUEST_MAX / 2)
                 continue;
-            if (parent && getppid() != parent)
+            if (getppid() != parent)
                 _exit(0);
             if (!copy_flush(&lines))
                 return false;
@@ -3999,7 +4003,7 @@ static void compact_end(int error) {
     }
     compact_rest(false);
     snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
-    report("compact", log_options[DATA].text, str_of(text));
+    report("compact", logfile.name, str_of(text));
     if (folder_sync())
         logfile.sync_failed = false;
     else
@@ -4140,19 +4144,16 @@ enum {
 };
 
 static struct {
-    struct buf in;
-    off_t read;                /* bytes of FILE so far */
-    unsigned long long number; /* of the line; the header is line 1 */
-    unsigned long long run;    /* lines so far */
-    unsigned long long bad;    /* other lines, and the torn one */
-    struct buf put_aside;      /* with --repair: what goes to FILE.bad */
+    off_t total;            /* bytes of FILE, to show how far the replay is */
+    struct buf in;          /* read from FILE, but not run; FILE has it after logfile.size bytes */
+    unsigned long long run; /* lines so far, without the header */
+    unsigned long long bad; /* other lines, and the torn one */
+    struct buf put_aside;   /* the bad lines, for FILE.bad */
 } replay;
 
-/* An error of the system. FILE stays as it is, and nothing else is left. */
+/* An error of the system. FILE stays as it is. */
 static void replay_die(const char *path) {
-    int error = errno;
-    copy_drop();
-    DIE(EXIT_FAILURE, "%s", name_trouble(path, error));
+    DIE(EXIT_FAILURE, "%s", name_trouble(path, errno));
 }
 
 static char *path_join(const char *begin, const char *end) {
@@ -4167,6 +4168,7 @@ static char *path_join(const char *begin, const char *end) {
 static void replay_open(const char *path) {
     struct stat about;
     int flags = O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY; /* never waits, even if it is no file */
+    logfile.name = path;
     logfile.fd = open(path, flags, S_IRUSR | S_IWUSR);
     if (logfile.fd < 0 || fstat(logfile.fd, &about) < 0)
         replay_die(path);
@@ -4179,14 +4181,25 @@ static void replay_open(const char *path) {
     if (!locked || !file_is_at(path, logfile.fd))
         DIE(EXIT_FAILURE, "%s is in use by another kvss", path);
     logfile.path = realpath(path, NULL);
-    if (!logfile.path || fstat(logfile.fd, &about) < 0)
+    if (!logfile.path)
         replay_die(path);
-    logfile.size = about.st_size;
+    replay.total = about.st_size;
     compaction.path = path_join(logfile.path, ".kvss-new");
     logfile.folder_path = path_join(logfile.path, "");
     strrchr(logfile.folder_path, '/')[1] = '\0';
     if (!folder_sync())
         replay_die(logfile.folder_path);
+}
+
+/* A new FILE gets its header, and so does a FILE whose header is torn. */
+static void replay_header(void) {
+    struct str header = str_of(log_header);
+    if (!file_has_header(logfile.fd))
+        DIE(EXIT_FAILURE, "%s, line 1: a data file of kvss begins with '%.*s'", logfile.name,
+            (int)header.len - 1, header.bytes);
+    logfile.size = (off_t)header.len;
+    if (replay.total < logfile.size && !write_at(logfile.fd, header, 0))
+        replay_die(logfile.name);
 }
 
 /* Runs a line. NULL, or what is wrong with it. A key that is not there is no mistake: its deadline may
@@ -4211,29 +4224,9 @@ static const char *replay_run(struct str line) {
 static void replay_put_aside(struct str line) {
     replay.bad++;
     if (!buf_reserve(&replay.put_aside, line.len + 1))
-        replay_die(log_options[DATA].text);
+        replay_die(logfile.name);
     buf_append(&replay.put_aside, line);
     buf_append(&replay.put_aside, STR("\n"));
-}
-
-static void replay_line(struct str line) {
-    const char *path = log_options[DATA].text;
-    if (++replay.number == 1) {
-        struct str header = {log_header, sizeof log_header - 2};
-        if (!str_equal(line, header))
-            DIE(EXIT_FAILURE, "%s, line 1: a data file of kvss begins with '%.*s'", path,
-                (int)header.len, header.bytes);
-        return;
-    }
-    const char *wrong = replay_run(line);
-    if (!wrong) {
-        replay.run++;
-        return;
-    }
-    if (!log_options[REPAIR].value)
-        DIE(EXIT_FAILURE, "%s, line %llu: %s; --repair moves such lines to %s.bad", path,
-            replay.number, wrong, logfile.path);
-    replay_put_aside(line);
 }
 
 /* Runs the lines that are whole, and takes them out. */
@@ -4242,43 +4235,23 @@ static void replay_lines(void) {
     const char *lf;
     while ((lf = memchr(rest.bytes, '\n', rest.len))) {
         struct str line = {rest.bytes, (size_t)(lf - rest.bytes)};
-        replay_line(line);
+        const char *wrong = replay_run(line);
+        if (!wrong)
+            replay.run++;
+        else if (log_options[REPAIR].value)
+            replay_put_aside(line);
+        else
+            DIE(EXIT_FAILURE, "%s, line %llu: %s; --repair moves such lines to %s.bad",
+                logfile.name, replay.run + 2, wrong, logfile.path);
         rest = str_from(rest, line.len + 1);
     }
-    buf_consume(&replay.in, replay.in.len - rest.len);
+    size_t whole = replay.in.len - rest.len;
+    buf_consume(&replay.in, whole);
+    logfile.size += (off_t)whole;
 }
 
-/* A FILE that was not there, or whose header was not finished. */
-static void replay_new_file(struct str begun) {
-    struct str header = str_of(log_header);
-    if (begun.len >= header.len || memcmp(begun.bytes, header.bytes, begun.len) != 0)
-        DIE(EXIT_FAILURE, "%s is not a data file of kvss", log_options[DATA].text);
-    logfile.size = (off_t)header.len;
-    if (!write_at(logfile.fd, header, 0) || fsync(logfile.fd) < 0)
-        replay_die(log_options[DATA].text);
-}
-
-/* What is left has no LF. */
-static void replay_rest(struct str torn) {
-    if (replay.number == 0) {
-        replay_new_file(torn);
-        return;
-    }
-    if (torn.len == 0)
-        return;
-    if (log_options[REPAIR].value) {
-        replay_put_aside(torn);
-        return;
-    }
-    replay.bad++;
-    logfile.size -= (off_t)torn.len;
-    if (ftruncate(logfile.fd, logfile.size) < 0)
-        replay_die(log_options[DATA].text);
-}
-
-/* FILE.bad gets the bad lines, after those that it may have, and then FILE is written anew. In this
- * order: no line is ever in neither. FILE.bad may be a link to a file of somebody else, or a FIFO, where
- * open() would wait. */
+/* FILE.bad gets the bad lines, after those that it may have. FILE is written anew by a compaction after
+ * that. In this order, no line is ever in neither file. */
 static void replay_repair(void) {
     char *path = path_join(logfile.path, ".bad");
     int fd = open_beside(path, O_CREAT);
@@ -4288,14 +4261,11 @@ static void replay_repair(void) {
         replay_die(path);
     close(fd);
     free(path);
-    if (!copy_open())
-        replay_die(compaction.path);
-    if (!copy_write(0) || !copy_take() || !folder_sync())
-        replay_die(log_options[DATA].text);
+    logfile.outdated = true;
 }
 
 static bool replay_is_shown(void) {
-    return logfile.size > PROGRESS_MIN && isatty(STDERR_FILENO);
+    return replay.total > PROGRESS_MIN && isatty(STDERR_FILENO);
 }
 
 /* SIGINT and SIGTERM are blocked during the replay, which may take seconds. So replay looks for them
@@ -4306,83 +4276,89 @@ static void replay_check_signals(void) {
         return;
     if (replay_is_shown())
         fprintf(stderr, "\n");
-    DIE(EXIT_SUCCESS, "%s ends the replay; %s is as it was", server.stopping,
-        log_options[DATA].text);
+    DIE(EXIT_SUCCESS, "%s ends the replay; %s is as it was", server.stopping, logfile.name);
 }
 
-/* For people: 1,000,000 lines. */
-static void print_lines(unsigned long long lines, const char *kind) {
-    char digits[24];
-    int len = snprintf(digits, sizeof digits, "%llu", lines);
-    for (int i = 0; i < len; i++) {
-        if (i > 0 && (len - i) % 3 == 0)
-            fputc(',', stderr);
-        fputc(digits[i], stderr);
+/* For people: 1,000,000. */
+static void print_number(unsigned long long n) {
+    if (n < 1000) {
+        fprintf(stderr, "%llu", n);
+        return;
     }
+    print_number(n / 1000);
+    fprintf(stderr, ",%03llu", n % 1000);
+}
+
+static void print_lines(unsigned long long lines, const char *kind) {
+    print_number(lines);
     fprintf(stderr, " %sline%s", kind, lines == 1 ? "" : "s");
 }
 
 static void replay_report(double seconds) {
-    bool repaired = log_options[REPAIR].value;
     if (replay_is_shown())
         fprintf(stderr, "\r");
     fprintf(stderr, "kvss: replayed ");
     print_lines(replay.run, "");
-    if (replay.bad) {
+    if (replay.bad && log_options[REPAIR].value) {
         fprintf(stderr, ", ");
-        print_lines(replay.bad, repaired ? "bad " : "torn ");
-        if (repaired)
-            fprintf(stderr, " moved to %s.bad,", logfile.path);
-        else
-            fprintf(stderr, " dropped,");
+        print_lines(replay.bad, "bad ");
+        fprintf(stderr, " moved to %s.bad,", logfile.path);
+    } else if (replay.bad) {
+        fprintf(stderr, ", 1 torn line dropped,");
     }
     fprintf(stderr, " in %.1f s\n", seconds);
 }
 
 /* Reads the next part of FILE, and runs it. False: that was the end. */
-static bool replay_step(const char *path) {
+static bool replay_step(void) {
     struct buf *in = &replay.in;
+    off_t at = logfile.size + (off_t)in->len;
     if (!buf_reserve(in, REPLAY_STEP))
-        replay_die(path);
-    ssize_t n = read(logfile.fd, in->bytes + in->len, REPLAY_STEP);
+        replay_die(logfile.name);
+    ssize_t n = pread(logfile.fd, in->bytes + in->len, REPLAY_STEP, at);
     if (n < 0)
-        replay_die(path);
+        replay_die(logfile.name);
     in->len += (size_t)n;
-    replay.read += n;
     replay_lines();
-    if (replay.number == 0 && in->len >= sizeof log_header)
-        return false; /* it is no data file */
     if (replay_is_shown())
-        fprintf(stderr, "\rkvss: replaying, %d %%", (int)(replay.read * 100 / logfile.size));
+        fprintf(stderr, "\rkvss: replaying, %d %%", (int)(logfile.size * 100 / replay.total));
     replay_check_signals();
     return n > 0;
+}
+
+/* The lines are run. What is left of FILE is a torn line, which has no LF. */
+static void replay_end(void) {
+    struct str torn = buf_str(&replay.in);
+    if (torn.len > 0)
+        replay_put_aside(torn);
+    if (replay.bad && log_options[REPAIR].value)
+        replay_repair();
+    if (torn.len > 0 && ftruncate(logfile.fd, logfile.size) < 0)
+        replay_die(logfile.name);
+    if (!fsync_is("no") && fsync(logfile.fd) < 0)
+        replay_die(logfile.name); /* what kill -9 left unsynced */
+    if (!copy_clear())
+        replay_die(compaction.path);
+    free(replay.in.bytes);
+    free(replay.put_aside.bytes);
 }
 
 static void replay_file(const char *path) {
     uint64_t started = clock_ms();
     replay_open(path);
     compaction.offset = clock_offset();
-    while (replay_step(path))
+    replay_header();
+    while (replay_step())
         continue;
-    replay_rest(buf_str(&replay.in));
-    if (replay.bad && log_options[REPAIR].value)
-        replay_repair();
-    if (!copy_clear())
-        replay_die(compaction.path);
-    if (!fsync_is("no") && fsync(logfile.fd) < 0)
-        replay_die(path); /* what kill -9 left unsynced */
+    replay_end();
     if (!buf_reserve(&logfile.lines, 2 * REQUEST_MAX))
         replay_die(path);
     replay_report((double)(clock_ms() - started) / 1000);
-    free(replay.in.bytes);
-    free(replay.put_aside.bytes);
 }
 
-/* SIGXFSZ comes of writing to a file that must not grow, and would end the server; the call fails as
- * well, and that is enough. To ignore SIGCHLD means that nobody has to wait for a child that has
- * ended. */
+/* SIGXFSZ comes of writing to a file that must not grow, and would end the server. The write() fails as
+ * well, and that is enough. SIGCHLD is ignored, so that nobody has to wait for a child that has ended. */
 static void replay_start(void) {
-    struct sigaction ignore = {.sa_handler = SIG_IGN};
     const char *path = log_options[DATA].text;
     if (!fsync_is("always") && !fsync_is("everysec") && !fsync_is("no"))
         DIE(EXIT_USAGE, "fsync: '%s' is not always, everysec or no", log_options[FSYNC].text);
@@ -4390,8 +4366,8 @@ static void replay_start(void) {
         DIE(EXIT_USAGE, "repair: --data FILE is missing");
     if (!path)
         return;
-    if (sigaction(SIGXFSZ, &ignore, NULL) < 0 || sigaction(SIGCHLD, &ignore, NULL) < 0)
-        DIE(EXIT_FAILURE, "sigaction: %s", strerror(errno));
+    signal(SIGXFSZ, SIG_IGN);
+    signal(SIGCHLD, SIG_IGN);
     if (roles_options[PRIVATE].value)
         fprintf(stderr, "kvss: with --private, nothing that clients store is kept in %s\n", path);
     replay_file(path);
