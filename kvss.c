@@ -3454,7 +3454,7 @@ static bool fsync_is(const char *when) {
 
 /* A lock that ends when the server does, or when it closes any descriptor of the file. */
 static bool file_lock(int fd) {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct flock lock = {.l_type = F_WRLCK};
     return fcntl(fd, F_SETLK, &lock) == 0;
 }
 
@@ -3647,7 +3647,8 @@ static void log_commit(void) {
         return;
     if (check) {
         logfile.check_at = server.now + FILE_CHECK_MS;
-        logfile.sync_due = logfile.sync_due || logfile.changed;
+        if (logfile.changed)
+            logfile.sync_due = true;
         logfile.changed = false;
         log_look();
     }
@@ -3667,8 +3668,7 @@ static void sync_done(int error); /* see Compaction */
 /* Starts to sync a file beside the loop, in a thread that the C library has for it. With --fsync
  * always, or if there can be no thread, the file is synced here. */
 static void sync_begin(int fd) {
-    logfile.sync = (struct aiocb){.aio_fildes = fd};
-    logfile.sync.aio_sigevent.sigev_notify = SIGEV_NONE;
+    logfile.sync = (struct aiocb){.aio_fildes = fd, .aio_sigevent.sigev_notify = SIGEV_NONE};
     logfile.syncing = !fsync_is("always") && aio_fsync(O_SYNC, &logfile.sync) == 0;
     if (!logfile.syncing)
         sync_done(fsync(fd) < 0 ? errno : 0);
@@ -3764,7 +3764,7 @@ static int open_beside(const char *path, int flags) {
         errno = EEXIST;
         return -1;
     }
-    return open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | flags, S_IRUSR | S_IWUSR);
+    return open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | flags, 0600);
 }
 
 /* Removes the FILE.kvss-new of a compaction that did not end. Such a file is locked by nobody, and begins
@@ -3783,7 +3783,7 @@ static bool copy_clear(void) {
 /* Says why a file could not get its name. Valid until the next call. */
 static const char *name_trouble(const char *path, int error) {
     const char *why = error == EEXIST ? "this file is in the way; move it" : strerror(error);
-    snprintf(server.text, sizeof server.text, "%.*s: %s", 900, path, why);
+    snprintf(server.text, sizeof server.text, "%.900s: %s", path, why);
     return server.text;
 }
 
@@ -3798,15 +3798,7 @@ static bool copy_open(void) {
         return false;
     int owned = fchown(compaction.fd, about.st_uid, about.st_gid);
     (void)owned; /* FILE need not be ours */
-    return fchmod(compaction.fd, about.st_mode & (S_IRWXU | S_IRWXG | S_IRWXO)) == 0;
-}
-
-static void copy_drop(void) {
-    if (compaction.fd < 0)
-        return;
-    close(compaction.fd);
-    (void)unlink(compaction.path);
-    compaction.fd = -1;
+    return fchmod(compaction.fd, about.st_mode & 0777) == 0;
 }
 
 /* FILE.kvss-new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has
@@ -3888,37 +3880,46 @@ static void compact_child(int server_end, pid_t parent) {
     _exit(0);
 }
 
-/* The compaction is over. Whatever asks for the next one, that comes after the rest. */
-static void compact_rest(bool failed) {
+/* The compaction is over: it failed, and `why` says why, or `why` is NULL. Whatever asks for the next
+ * compaction, that one comes after the rest. The operator is told of the first failure, and when somebody
+ * has asked. If FILE is not trusted, the operator knows already. */
+static void compact_over(const char *why) {
+    bool tell = compaction.asked || !compaction.failed;
+    if (why && tell && !logfile.sync_failed)
+        report("error", "compaction", str_of(why));
+    if (why && compaction.updates)
+        logfile.outdated = true;
     if (compaction.child >= 0)
         close(compaction.child);
-    if (failed && compaction.updates)
-        logfile.outdated = true;
+    if (compaction.fd >= 0) {
+        close(compaction.fd);
+        (void)unlink(compaction.path);
+    }
     free(compaction.kept.bytes);
     compaction.kept = (struct buf){NULL, 0, 0};
-    compaction.updates = false;
     compaction.child = -1;
+    compaction.fd = -1;
     compaction.phase = RESTING;
     compaction.asked = false;
-    compaction.failed = failed;
+    compaction.updates = false;
+    compaction.failed = why != NULL;
     compaction.ended = server.now;
 }
 
-/* FILE.kvss-new is given up. It will be tried again and again. The operator is told of the first
- * failure, and when somebody has asked. If FILE is not trusted, the operator knows already. */
-static void compact_fail(const char *why) {
-    bool tell = compaction.asked || !compaction.failed;
-    if (tell && !logfile.sync_failed)
-        report("error", "compaction", str_of(why));
-    copy_drop();
-    compact_rest(true);
-}
-
-/* While FILE is not in its place, that is for the operator to decide. */
-static bool compact_is_wanted(void) {
+/* When the next compaction may begin, or NEVER. While FILE is not in its place, only COMPACT asks for
+ * one: it is for the operator to decide. After a compaction comes a rest, which is short while FILE
+ * cannot be trusted. There is no rest when FILE is half full. */
+static uint64_t compact_next(void) {
     bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
     bool needed = logfile.sync_failed || logfile.outdated || grown;
-    return compaction.asked || (needed && logfile.place == IN_PLACE);
+    uint64_t rest = (compaction.ended - compaction.began) * COMPACT_REST;
+    if (!compaction.asked && (!needed || logfile.place != IN_PLACE))
+        return NEVER;
+    if (logfile.limit && logfile.size > logfile.limit / 2)
+        return 0;
+    if (rest < COMPACT_REST_MS || logfile.sync_failed)
+        rest = COMPACT_REST_MS;
+    return compaction.ended + rest;
 }
 
 /* Makes FILE.kvss-new, and the child that writes it. NULL, or why that failed. */
@@ -3946,7 +3947,7 @@ static const char *compact_fork(void) {
 /* From now on FILE may become outdated again, and this compaction would miss that. */
 static void compact_begin(void) {
     log_look();
-    if (!compact_is_wanted())
+    if (compact_next() == NEVER)
         return; /* FILE has just been moved away */
     compaction.updates = logfile.outdated;
     logfile.outdated = false;
@@ -3955,12 +3956,12 @@ static void compact_begin(void) {
     compaction.phase = WRITING;
     const char *why = compact_fork();
     if (why)
-        compact_fail(why);
+        compact_over(why);
 }
 
 /* Lines were written to FILE that the child does not know. */
 static void compact_keep(struct str lines) {
-    if (compaction.phase == RESTING || compaction.lost)
+    if (compaction.phase == RESTING)
         return;
     if (compaction.kept.len + lines.len > KEPT_MAX || !buf_reserve(&compaction.kept, lines.len))
         compaction.lost = true;
@@ -3976,14 +3977,14 @@ static void compact_poll(void) {
     if (n < 0 && would_block())
         return;
     if (n != sizeof error) {
-        compact_fail("the child has died");
+        compact_over("the child has died");
         return;
     }
     compaction.size = lseek(compaction.fd, 0, SEEK_END);
     if (!error && !copy_flush(&compaction.kept))
         error = errno;
     if (error) {
-        compact_fail(strerror(error));
+        compact_over(strerror(error));
         return;
     }
     compaction.phase = SYNCING;
@@ -3998,10 +3999,10 @@ static void compact_end(int error) {
     if (!error && (!copy_flush(&compaction.kept) || !copy_take()))
         error = errno;
     if (error) {
-        compact_fail(strerror(error));
+        compact_over(strerror(error));
         return;
     }
-    compact_rest(false);
+    compact_over(NULL);
     snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
     report("compact", logfile.name, str_of(text));
     if (folder_sync())
@@ -4016,17 +4017,6 @@ static void sync_done(int error) {
         compact_end(error);
     else if (error)
         log_fail(&logfile.sync_failed, error);
-}
-
-/* When the next one may begin. After a compaction comes a rest, which is longer if much changes. While
- * FILE cannot be trusted, the rest is short. There is no rest when FILE is half full. */
-static uint64_t compact_from(void) {
-    uint64_t rest = (compaction.ended - compaction.began) * COMPACT_REST;
-    if (logfile.limit && logfile.size > logfile.limit / 2)
-        return 0;
-    if (rest < COMPACT_REST_MS || logfile.sync_failed)
-        rest = COMPACT_REST_MS;
-    return compaction.ended + rest;
 }
 
 /* FILE has deadlines as time of day, and memory has them as time of the monotonic clock. When somebody
@@ -4049,7 +4039,7 @@ static void compact_check_clock(void) {
 /* One step of a compaction, or of the syncs of FILE. No sync goes on now. */
 static void compact_step(void) {
     if (compaction.phase != RESTING && compaction.lost)
-        compact_fail("too much has changed meanwhile");
+        compact_over("too much has changed meanwhile");
     if (compaction.phase == WRITING)
         compact_poll();
     if (compaction.phase != SYNCING && logfile.sync_due && fsync_is("everysec")) {
@@ -4072,7 +4062,7 @@ static void compact_turn(void) {
     if (need < COMPACT_LEAST)
         need = COMPACT_LEAST;
     logfile.limit = compaction.failed ? 0 : COMPACT_FULL * need;
-    if (compaction.phase == RESTING && server.now >= compact_from() && compact_is_wanted())
+    if (compaction.phase == RESTING && server.now >= compact_next())
         compact_begin();
 }
 
@@ -4082,25 +4072,22 @@ static uint64_t compact_wake_at(void) {
     if (compaction.phase != RESTING || logfile.syncing)
         return server.now + POLL_MS;
     uint64_t at = expiry.shared ? server.now + CLOCK_LOOK_MS : NEVER;
-    return compact_is_wanted() ? earlier(at, compact_from()) : at;
+    return earlier(at, compact_next());
 }
 
 /* If the deadlines in FILE are of before the clock was set, it has until stop_by to be written anew.
  * Nothing else that is not done by now is needed. */
 static bool compact_stop(void) {
-    const struct aiocb *sync = &logfile.sync;
     struct timespec step = {0, POLL_MS * 1000000};
     if (!logfile.path)
         return true;
-    while ((logfile.outdated || compaction.updates) && server.now < server.stop_by) {
+    while (logfile.syncing ||
+           ((logfile.outdated || compaction.updates) && server.now < server.stop_by)) {
         compact_turn();
         nanosleep(&step, NULL);
         server.now = clock_ms();
     }
-    if (logfile.syncing)
-        (void)aio_suspend(&sync, 1, NULL);
-    sync_poll();
-    copy_drop();
+    compact_over(NULL);
     return true;
 }
 
@@ -4169,7 +4156,7 @@ static void replay_open(const char *path) {
     struct stat about;
     int flags = O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY; /* never waits, even if it is no file */
     logfile.name = path;
-    logfile.fd = open(path, flags, S_IRUSR | S_IWUSR);
+    logfile.fd = open(path, flags, 0600);
     if (logfile.fd < 0 || fstat(logfile.fd, &about) < 0)
         replay_die(path);
     if (!S_ISREG(about.st_mode))
