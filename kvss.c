@@ -3403,6 +3403,7 @@ enum {
     POLL_MS = 10,          /* from one look to the next at what goes on beside the loop */
     RESERVE = 32,          /* pieces of memory that are set aside, and ... */
     RESERVE_PIECE = 65536, /* ... bytes of each */
+    PATH_SIZE = 8192,      /* bytes: more than the longest path that a system takes */
 };
 
 enum { DATA, FSYNC, REPAIR };
@@ -3426,7 +3427,7 @@ static struct {
     const char *name;          /* of FILE, as the operator has given it; for messages */
     char *path;                /* of FILE, from the root; NULL: there is no log */
     int fd;                    /* FILE, locked */
-    char *folder_path;         /* of the folder that FILE is in */
+    char folder[PATH_SIZE];    /* the path of the folder that FILE is in */
     off_t size;                /* of FILE: whole lines */
     off_t limit;               /* changes wait when FILE would get longer; 0: they do not */
     struct buf lines;          /* to be written */
@@ -3577,7 +3578,7 @@ static void log_fail(bool *trouble, int error) {
  * cannot sync a folder, and say EINVAL. The folder is opened by its path each time: somebody may have
  * moved the old folder away, and made a new one. False: errno says why. */
 static bool folder_sync(void) {
-    int fd = open(logfile.folder_path, O_RDONLY);
+    int fd = open(logfile.folder, O_RDONLY);
     if (fd < 0)
         return false;
     bool synced = fsync(fd) == 0 || errno == EINVAL;
@@ -3689,8 +3690,10 @@ static bool log_stop(void) {
         return true;
     logfile.check_at = 0;
     log_commit();
-    if (!logfile.sync_failed && !fsync_is("no") && fsync(logfile.fd) < 0)
-        log_fail(&logfile.sync_failed, errno);
+    if (!logfile.sync_failed && fsync_is("everysec") && fsync(logfile.fd) < 0) {
+        report("error", logfile.name, str_of(strerror(errno)));
+        return false;
+    }
     return log_is_well();
 }
 
@@ -3733,18 +3736,18 @@ enum {
 
 static struct {
     enum { RESTING, WRITING, SYNCING } phase;
-    bool asked;      /* by COMPACT, until the next one has ended */
-    bool failed;     /* the last one has */
-    bool updates;    /* FILE was outdated when it began */
-    uint64_t began;  /* when the last one began ... */
-    uint64_t ended;  /* ... and ended */
-    int child;       /* a socket to it; or -1 */
-    char *path;      /* FILE.kvss-new */
-    int fd;          /* the same, locked; or -1 */
-    off_t size;      /* of FILE.kvss-new */
-    struct buf kept; /* lines that were written to FILE since the fork() */
-    bool lost;       /* there was no memory for them */
-    int64_t offset;  /* clock_offset() when the deadlines in FILE were written */
+    bool asked;           /* by COMPACT, until the next one has ended */
+    bool failed;          /* the last one has */
+    bool updates;         /* FILE was outdated when it began */
+    uint64_t began;       /* when the last one began ... */
+    uint64_t ended;       /* ... and ended */
+    int child;            /* a socket to it; or -1 */
+    char path[PATH_SIZE]; /* FILE.kvss-new */
+    int fd;               /* the same, locked; or -1 */
+    off_t size;           /* of FILE.kvss-new */
+    struct buf kept;      /* lines that were written to FILE since the fork() */
+    bool lost;            /* there was no memory for them */
+    int64_t offset;       /* clock_offset() when the deadlines in FILE were written */
 } compaction = {.child = -1, .fd = -1};
 
 /* Whether a file begins as a data file does, as far as it goes. */
@@ -3759,8 +3762,7 @@ static bool file_has_header(int fd) {
  * to close it would end the lock on FILE. */
 static int open_beside(const char *path, int flags) {
     struct stat about;
-    bool there = lstat(path, &about) == 0;
-    if (there && (!S_ISREG(about.st_mode) || file_is_at(path, logfile.fd))) {
+    if (lstat(path, &about) == 0 && (!S_ISREG(about.st_mode) || file_is_at(path, logfile.fd))) {
         errno = EEXIST;
         return -1;
     }
@@ -3842,7 +3844,8 @@ static bool copy_flush(struct buf *lines) {
  * ended. No malloc() here: the thread of aio_fsync() may have been in malloc() at the fork(). The lines
  * are collected in the memory of the clients' buffers, of which the child has its own copy. False: errno
  * says why. */
-static bool copy_write(pid_t parent) {
+static bool copy_write(void) {
+    pid_t parent = getppid();
     struct buf lines = {(char *)buffers, 0, 2 * REQUEST_MAX};
     compaction.size = 0;
     buf_append(&lines, str_of(log_header));
@@ -3867,13 +3870,13 @@ static bool copy_write(pid_t parent) {
  * server has closed FILE: the last one to close a long file waits until its blocks are freed, 20 ms for
  * 60 MB. The child has the descriptors of all connections, too. It closes them, or a connection would
  * not end when the server closes its own descriptor. */
-static void compact_child(int server_end, pid_t parent) {
+static void compact_child(int server_end) {
     int niceness = nice(COMPACT_NICE);
     (void)niceness; /* it does its work, however nice it is */
     for (int fd = STDERR_FILENO + 1; fd <= server.fd_highest; fd++)
         if (fd != logfile.fd && fd != compaction.fd && fd != server_end)
             close(fd);
-    int error = copy_write(parent) ? 0 : errno;
+    int error = copy_write() ? 0 : errno;
     if (write(server_end, &error, sizeof error) == sizeof error)
         while (read(server_end, &error, sizeof error) > 0)
             continue;
@@ -3925,7 +3928,6 @@ static uint64_t compact_next(void) {
 /* Makes FILE.kvss-new, and the child that writes it. NULL, or why that failed. */
 static const char *compact_fork(void) {
     int ends[2];
-    pid_t parent = getpid();
     if (logfile.place == TAKEN)
         return name_trouble(logfile.path, EEXIST);
     if (!copy_open())
@@ -3936,7 +3938,7 @@ static const char *compact_fork(void) {
     pid_t child = fork();
     if (child == 0) {
         close(ends[0]);
-        compact_child(ends[1], parent);
+        compact_child(ends[1]);
     }
     close(ends[1]);
     if (child < 0 || fcntl(compaction.child, F_SETFL, O_NONBLOCK) < 0)
@@ -4025,7 +4027,7 @@ static void compact_check_clock(void) {
     char text[128];
     int64_t offset = clock_offset();
     int64_t moved = offset - compaction.offset;
-    if (moved > -CLOCK_SET_MS && moved < CLOCK_SET_MS)
+    if (llabs(moved) < CLOCK_SET_MS)
         return;
     compaction.offset = offset;
     if (!expiry.shared)
@@ -4067,20 +4069,18 @@ static void compact_turn(void) {
 }
 
 static uint64_t compact_wake_at(void) {
-    if (!logfile.path)
-        return NEVER;
+    uint64_t at = compact_next();
     if (compaction.phase != RESTING || logfile.syncing)
-        return server.now + POLL_MS;
-    uint64_t at = expiry.shared ? server.now + CLOCK_LOOK_MS : NEVER;
-    return earlier(at, compact_next());
+        at = server.now + POLL_MS;
+    if (logfile.path && expiry.shared)
+        at = earlier(at, server.now + CLOCK_LOOK_MS);
+    return at;
 }
 
 /* If the deadlines in FILE are of before the clock was set, it has until stop_by to be written anew.
  * Nothing else that is not done by now is needed. */
 static bool compact_stop(void) {
     struct timespec step = {0, POLL_MS * 1000000};
-    if (!logfile.path)
-        return true;
     while (logfile.syncing ||
            ((logfile.outdated || compaction.updates) && server.now < server.stop_by)) {
         compact_turn();
@@ -4143,13 +4143,6 @@ static void replay_die(const char *path) {
     DIE(EXIT_FAILURE, "%s", name_trouble(path, errno));
 }
 
-static char *path_join(const char *begin, const char *end) {
-    char *path = malloc(strlen(begin) + strlen(end) + 1);
-    if (!path)
-        DIE(EXIT_FAILURE, "out of memory");
-    return strcat(strcpy(path, begin), end);
-}
-
 /* Opens and locks FILE. Paths are kept from the root on: FILE may be a symbolic link. Its size counts
  * only when nobody else can change it any more. */
 static void replay_open(const char *path) {
@@ -4171,11 +4164,11 @@ static void replay_open(const char *path) {
     if (!logfile.path)
         replay_die(path);
     replay.total = about.st_size;
-    compaction.path = path_join(logfile.path, ".kvss-new");
-    logfile.folder_path = path_join(logfile.path, "");
-    strrchr(logfile.folder_path, '/')[1] = '\0';
+    snprintf(compaction.path, PATH_SIZE, "%s.kvss-new", logfile.path);
+    snprintf(logfile.folder, PATH_SIZE, "%s", logfile.path);
+    strrchr(logfile.folder, '/')[1] = '\0';
     if (!folder_sync())
-        replay_die(logfile.folder_path);
+        replay_die(logfile.folder);
 }
 
 /* A new FILE gets its header, and so does a FILE whose header is torn. */
@@ -4240,30 +4233,15 @@ static void replay_lines(void) {
 /* FILE.bad gets the bad lines, after those that it may have. FILE is written anew by a compaction after
  * that. In this order, no line is ever in neither file. */
 static void replay_repair(void) {
-    char *path = path_join(logfile.path, ".bad");
+    char path[PATH_SIZE];
+    snprintf(path, PATH_SIZE, "%s.bad", logfile.path);
     int fd = open_beside(path, O_CREAT);
     off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
     if (end < 0 || !write_at(fd, buf_str(&replay.put_aside), end) || fsync(fd) < 0 ||
         !folder_sync())
         replay_die(path);
     close(fd);
-    free(path);
     logfile.outdated = true;
-}
-
-static bool replay_is_shown(void) {
-    return replay.total > PROGRESS_MIN && isatty(STDERR_FILENO);
-}
-
-/* SIGINT and SIGTERM are blocked during the replay, which may take seconds. So replay looks for them
- * after each step. Nothing has been written to FILE by then. */
-static void replay_check_signals(void) {
-    loop_check_signals();
-    if (!server.stopping)
-        return;
-    if (replay_is_shown())
-        fprintf(stderr, "\n");
-    DIE(EXIT_SUCCESS, "%s ends the replay; %s is as it was", server.stopping, logfile.name);
 }
 
 /* For people: 1,000,000. */
@@ -4282,8 +4260,6 @@ static void print_lines(unsigned long long lines, const char *kind) {
 }
 
 static void replay_report(double seconds) {
-    if (replay_is_shown())
-        fprintf(stderr, "\r");
     fprintf(stderr, "kvss: replayed ");
     print_lines(replay.run, "");
     if (replay.bad && log_options[REPAIR].value) {
@@ -4296,7 +4272,9 @@ static void replay_report(double seconds) {
     fprintf(stderr, " in %.1f s\n", seconds);
 }
 
-/* Reads the next part of FILE, and runs it. False: that was the end. */
+/* Reads the next part of FILE, and runs it. False: that was the end. What is printed next replaces the
+ * line that shows how far the replay is. SIGINT and SIGTERM are blocked during the replay, which may take
+ * seconds. So this looks for them. Nothing has been written to FILE by then. */
 static bool replay_step(void) {
     struct buf *in = &replay.in;
     off_t at = logfile.size + (off_t)in->len;
@@ -4307,9 +4285,11 @@ static bool replay_step(void) {
         replay_die(logfile.name);
     in->len += (size_t)n;
     replay_lines();
-    if (replay_is_shown())
-        fprintf(stderr, "\rkvss: replaying, %d %%", (int)(logfile.size * 100 / replay.total));
-    replay_check_signals();
+    if (replay.total > PROGRESS_MIN && isatty(STDERR_FILENO))
+        fprintf(stderr, "kvss: replaying, %d %%\r", (int)(logfile.size * 100 / replay.total));
+    loop_check_signals();
+    if (server.stopping)
+        DIE(EXIT_SUCCESS, "%s ends the replay; %s is as it was", server.stopping, logfile.name);
     return n > 0;
 }
 

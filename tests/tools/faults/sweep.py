@@ -158,6 +158,8 @@ class Model:
         expect(lines and lines[0] == HEADER, f'{path} begins with {lines[:1]}')
         found = {}
         for line in lines[1:]:
+            if line == 'bad':
+                continue  # with --repair, it stays until a compaction has written FILE anew
             _, verb, key, argument = (line + ' ').split(' ', 3)
             if verb == 'PUT':
                 found[key] = (argument[:-1], None)

@@ -246,9 +246,7 @@ static void process_end(struct stored *kept) {
     if (logfile.path)
         sys_close(logfile.fd);
     sys_free(logfile.path);
-    sys_free(logfile.folder_path);
     sys_free(logfile.lines.bytes);
-    sys_free(compaction.path);
     sys_free(compaction.kept.bytes);
     if (compaction.child >= 0)
         sys_close(compaction.child);
