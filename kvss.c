@@ -3375,28 +3375,30 @@ static const struct extension frames_extension = {
 
 /* == 18. Log ======================================================================================
  *
- * With --data FILE the store outlives the server. Each change of the shared store is appended to FILE,
- * as the request that makes it, and at the next start these requests are run again.
+ * With --data FILE the store outlives the server. The server appends each change of the shared store to
+ * FILE, as the request that makes the change. At the next start the server runs these requests again.
  *
  * A reply is a promise. So the changes of one turn of the loop are written together, before any reply
- * of that turn is sent: group commit.
+ * of that turn is sent. This is called group commit.
  *
  *     run PUT a 1 (one client) --.
  *     run DEL b (another) -------+--> write() to FILE --> (fsync) --> send() both replies
  *     run GET c -----------------'
  *
  * What the kernel has taken outlives the server, but not a power cut. fsync() waits for the disk, and
- * --fsync says whether replies wait for that, too.
+ * --fsync says whether replies wait for the disk, too.
  *
- * If the lines can't be written, the connections whose replies promise them are cut, with the replies
- * unsent. The lines are kept and tried again each second, and until they are written changes get 500.
- * If fsync() fails, it is no use to call it again: the kernel may have dropped what it could not write
- * (Rebello and others, Can Applications Recover from fsync Failures?, 2020). Then Compaction writes
- * FILE anew.
+ * If write() fails, some replies promise a change that is not in FILE. The server cuts the connections
+ * of these replies, with the replies unsent. It keeps the lines, and tries again each second. Until the
+ * lines are written, changes get 500.
  *
- * FILE may be moved away or deleted while it is open. Writing goes on without an error then, but the
+ * If fsync() fails, it does not help to call fsync() again: the kernel may have dropped what it could
+ * not write (Rebello and others, Can Applications Recover from fsync Failures?, 2020). Changes get 500
+ * until Compaction has written FILE anew.
+ *
+ * FILE may be moved away or deleted while it is open. write() goes on without an error then, but the
  * next start would not find what was written. So each second the server looks whether FILE still has
- * its name. While it has not, changes get 500. */
+ * its name. While FILE has lost its name, changes get 500. */
 
 enum {
     FILE_CHECK_MS = 1000,  /* from one check of FILE to the next */
@@ -3416,11 +3418,11 @@ static struct option log_options[] = {
     {0},
 };
 
-/* Where FILE is, as its name tells. */
+/* What has the name of FILE. */
 enum place {
-    IN_PLACE,
-    MOVED, /* nothing has its name: it was moved away or deleted */
-    TAKEN, /* something else has its name */
+    IN_PLACE, /* FILE */
+    MOVED,    /* nothing: FILE was moved away or deleted */
+    TAKEN,    /* something else */
 };
 
 static struct {
@@ -3431,7 +3433,7 @@ static struct {
     off_t size;                /* of FILE: whole lines */
     off_t limit;               /* changes wait when FILE would get longer; 0: they do not */
     struct buf lines;          /* to be written */
-    bool promised[FD_SETSIZE]; /* by client: a reply waits for these lines */
+    bool promised[FD_SETSIZE]; /* by client: a reply promises these lines */
     bool promises;             /* there are such clients */
     uint64_t check_at;         /* the time of the next check */
     bool changed;              /* lines were written since the last check */
@@ -3453,7 +3455,8 @@ static bool fsync_is(const char *when) {
     return strcmp(log_options[FSYNC].text, when) == 0;
 }
 
-/* A lock that ends when the server does, or when it closes any descriptor of the file. */
+/* The lock ends when the server ends. It also ends when the server closes any descriptor of the file.
+ * */
 static bool file_lock(int fd) {
     struct flock lock = {.l_type = F_WRLCK};
     return fcntl(fd, F_SETLK, &lock) == 0;
@@ -3463,14 +3466,14 @@ static bool same_file(const struct stat *a, const struct stat *b) {
     return a->st_ino == b->st_ino && a->st_dev == b->st_dev;
 }
 
-/* Whether this path leads to the file that is open. */
+/* Whether the path leads to the file that is open as fd. */
 static bool file_is_at(const char *path, int fd) {
     struct stat named, opened;
     return stat(path, &named) == 0 && fstat(fd, &opened) == 0 && same_file(&named, &opened);
 }
 
-/* Where FILE is now. A name that can't be looked at tells nothing new. A symbolic link with the name of
- * FILE is something else, wherever it leads: rename() would replace the link. */
+/* Where FILE is now. If lstat() fails for another reason, that tells nothing new. A symbolic link with
+ * the name of FILE is something else, wherever it leads, because rename() would replace the link. */
 static enum place file_place(void) {
     struct stat named, opened;
     bool absent = lstat(logfile.path, &named) < 0;
@@ -3481,7 +3484,7 @@ static enum place file_place(void) {
     return same_file(&named, &opened) ? IN_PLACE : TAKEN;
 }
 
-/* Writes over what may be there already. False: errno says why, and a part may be written. */
+/* Writes all of the data, from the offset `at` on. False: errno says why, and a part may be written. */
 static bool write_at(int fd, struct str data, off_t at) {
     while (data.len > 0) {
         ssize_t n = pwrite(fd, data.bytes, data.len, at);
@@ -3495,7 +3498,7 @@ static bool write_at(int fd, struct str data, off_t at) {
     return true;
 }
 
-/* The caller has reserved REQUEST_MAX: no line is longer than a request can be. */
+/* Appends a request. The caller has reserved REQUEST_MAX bytes, and no request is longer. */
 static void log_line(struct buf *lines, const char *verb, struct str key, struct str value) {
     buf_append(lines, STR("KV/1.0 "));
     buf_append(lines, str_of(verb));
@@ -3507,14 +3510,14 @@ static void log_line(struct buf *lines, const char *verb, struct str key, struct
     buf_append(lines, STR("\n"));
 }
 
-/* Whether what is written now will be there at the next start. */
+/* Whether the next start will find what is written now. */
 static bool log_is_well(void) {
     return !logfile.write_failed && !logfile.sync_failed && logfile.place == IN_PLACE;
 }
 
-/* A server that is full must be able to start again. But the same entries do not always fit into the
- * same memory: that depends on the order in which they come. So some memory is set aside after the
- * replay. While it can't be set aside, nothing is added. */
+/* A server whose memory is full must be able to start again. But the same entries do not always fit
+ * into the same memory: it depends on the order in which they come. So the server sets some memory
+ * aside before it adds anything. While there is no such memory, nothing is added. */
 static bool log_has_reserve(void) {
     while (logfile.reserve_held < RESERVE) {
         void *piece = malloc(RESERVE_PIECE);
@@ -3565,7 +3568,7 @@ static void log_closed(struct client *c) {
     logfile.promised[client_fd(c)] = false;
 }
 
-/* The operator is told of the first trouble only. */
+/* Notes that something is wrong with FILE. The operator is told of the first trouble only. */
 static void log_fail(bool *trouble, int error) {
     char text[128];
     snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
@@ -3622,8 +3625,8 @@ static void log_write(void) {
         log_fail(&logfile.sync_failed, errno);
 }
 
-/* The promises of this turn are kept, or they cannot be kept. Then their connections end without the
- * replies. */
+/* Ends a commit. If the log is well, the promises of this turn are kept. If not, the connections that
+ * have such promises end without the replies. */
 static void log_settle(void) {
     bool well = log_is_well();
     if (well && logfile.told)
@@ -3639,9 +3642,9 @@ static void log_settle(void) {
     }
 }
 
-/* Once a second FILE is checked: the server looks where FILE is, tries again to write what could not be
- * written, and has FILE synced. Lines are written even when FILE has lost its name: a FILE that is moved
- * back is complete. */
+/* Writes the lines of this turn. Once a second there is a check, too: the server looks where FILE is,
+ * tries again to write what could not be written, and has FILE synced. Lines are written even when FILE
+ * has lost its name, so that FILE is complete when somebody moves it back. */
 static void log_commit(void) {
     bool check = server.now >= logfile.check_at;
     if (!logfile.path)
@@ -3710,17 +3713,21 @@ static const struct extension log_extension = {
 /* == 19. Compaction ===============================================================================
  *
  * The log grows with each change, the store does not. When FILE is more than twice as long as the store
- * needs, it is written anew. A child of the server, made by fork(), writes the store to FILE.kvss-new,
- * while the server goes on: the child has the memory as it was at the fork(), whatever the server
- * changes in its own.
+ * needs, the server writes FILE anew. fork() makes a child of the server, and the child writes the
+ * store to FILE.kvss-new. The server goes on meanwhile. What it changes in its own memory does not
+ * change the memory of the child, which stays as it was at the fork().
  *
  *     server    ---+------- changes go to FILE, and are kept in memory ----.-- rename() --->
  *                  | fork()                                                | append these
  *     child        '--- writes the store to FILE.kvss-new, fsync(), exit --'
  *
- * What has changed meanwhile is appended, FILE.kvss-new is synced, and rename() puts it in the place of
- * FILE. Whenever the end comes, FILE is the old one or the new one, and whole. A sync goes on beside
- * the loop. This chapter uses Log and Expiry. */
+ * A compaction has three phases:
+ *
+ *     RESTING --- fork() ---> WRITING --- the child is done ---> SYNCING --- rename() ---> RESTING
+ *
+ * The changes that were kept are appended, and FILE.kvss-new is synced beside the loop. Then rename()
+ * puts it in the place of FILE. So at any moment FILE is the old file or the new one, and whole. This
+ * chapter uses Log and Expiry. */
 
 enum {
     COMPACT_MIN = 1 << 20,   /* bytes of a FILE that is not worth the trouble */
@@ -3769,9 +3776,9 @@ static int open_beside(const char *path, int flags) {
     return open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | flags, 0600);
 }
 
-/* Removes the FILE.kvss-new of a compaction that did not end. Such a file is locked by nobody, and begins
- * as a data file does, as far as it goes. False: errno says why. EEXIST: the file is not the server's
- * own, and stays. */
+/* Removes the FILE.kvss-new of a compaction that did not end. Such a file is locked by nobody, and
+ * begins as a data file does, as far as it goes. False: errno says why. EEXIST: the file is not the
+ * server's own, and stays. */
 static bool copy_clear(void) {
     int fd = open_beside(compaction.path, 0);
     if (fd < 0)
@@ -3789,8 +3796,8 @@ static const char *name_trouble(const char *path, int error) {
     return server.text;
 }
 
-/* Makes FILE.kvss-new, and locks it before it gets the name of FILE. It gets the owner and the rights of
- * FILE, if we can give it these. */
+/* Makes FILE.kvss-new, and locks it before it gets the name of FILE. It gets the owner of FILE, if that
+ * is allowed, and the rights of FILE. False: errno says why. */
 static bool copy_open(void) {
     struct stat about;
     if (!copy_clear() || fstat(logfile.fd, &about) < 0)
@@ -3803,9 +3810,9 @@ static bool copy_open(void) {
     return fchmod(compaction.fd, about.st_mode & 0777) == 0;
 }
 
-/* FILE.kvss-new, which is on the disk, becomes FILE. The folder has to be synced then. If somebody has
- * put another file in the place of FILE, that stays. If FILE was moved away, only COMPACT brings it
- * back: it is for the operator to decide. */
+/* FILE.kvss-new, which is on the disk, becomes FILE. The caller has to sync the folder after that. If
+ * something else has the name of FILE, it stays. If FILE was moved away, only COMPACT brings FILE back,
+ * because the operator has to decide that. False: errno says why. */
 static bool copy_take(void) {
     log_look();
     if (logfile.place == TAKEN || (logfile.place == MOVED && !compaction.asked)) {
@@ -3823,7 +3830,7 @@ static bool copy_take(void) {
     return true;
 }
 
-/* Bytes of the shared store as lines: a PUT for each key, an EXPIREAT for each deadline. */
+/* How long FILE has to be: a PUT for each key of the shared store, an EXPIREAT for each deadline. */
 static off_t compact_size(void) {
     uint64_t size = sizeof log_header - 1 + store.bytes + expiry.shared_keys;
     size += store.keys * (sizeof "KV/1.0 PUT  \n" - 1);
@@ -3832,6 +3839,7 @@ static off_t compact_size(void) {
     return (off_t)size;
 }
 
+/* Appends the lines to FILE.kvss-new, and empties the buffer. False: errno says why. */
 static bool copy_flush(struct buf *lines) {
     if (!write_at(compaction.fd, buf_str(lines), compaction.size))
         return false;
@@ -3842,8 +3850,8 @@ static bool copy_flush(struct buf *lines) {
 
 /* Writes the store to FILE.kvss-new, and syncs it. The child calls this, and ends if its parent has
  * ended. No malloc() here: the thread of aio_fsync() may have been in malloc() at the fork(). The lines
- * are collected in the memory of the clients' buffers, of which the child has its own copy. False: errno
- * says why. */
+ * are collected in the memory of the clients' buffers, of which the child has its own copy. False:
+ * errno says why. */
 static bool copy_write(void) {
     pid_t parent = getppid();
     struct buf lines = {(char *)buffers, 0, 2 * REQUEST_MAX};
@@ -3866,13 +3874,14 @@ static bool copy_write(void) {
     return copy_flush(&lines) && fsync(compaction.fd) == 0;
 }
 
-/* The child says how it went, an errno or 0, and waits for the end of the stream. That comes when the
- * server has closed FILE: the last one to close a long file waits until its blocks are freed, 20 ms for
- * 60 MB. The child has the descriptors of all connections, too. It closes them, or a connection would
- * not end when the server closes its own descriptor. */
+/* All that the child does. The child sends the server an errno, or 0 if all went well. Then it waits
+ * until the server has closed its end, and so the old FILE as well. For whoever closes a long file last
+ * waits until the blocks of the file are freed: 20 ms for 60 MB. The child has the descriptors of all
+ * connections, too. It closes them at once. Otherwise a connection would not end when the server closes
+ * it. */
 static void compact_child(int server_end) {
     int niceness = nice(COMPACT_NICE);
-    (void)niceness; /* it does its work, however nice it is */
+    (void)niceness; /* the child does its work in any case */
     for (int fd = STDERR_FILENO + 1; fd <= server.fd_highest; fd++)
         if (fd != logfile.fd && fd != compaction.fd && fd != server_end)
             close(fd);
@@ -3884,8 +3893,8 @@ static void compact_child(int server_end) {
 }
 
 /* The compaction is over: it failed, and `why` says why, or `why` is NULL. Whatever asks for the next
- * compaction, that one comes after the rest. The operator is told of the first failure, and when somebody
- * has asked. If FILE is not trusted, the operator knows already. */
+ * compaction, that one comes after the rest. The operator is told of the first failure, and when
+ * somebody has asked. If FILE is not trusted, the operator knows already. */
 static void compact_over(const char *why) {
     bool tell = compaction.asked || !compaction.failed;
     if (why && tell && !logfile.sync_failed)
@@ -3946,7 +3955,8 @@ static const char *compact_fork(void) {
     return NULL;
 }
 
-/* From now on FILE may become outdated again, and this compaction would miss that. */
+/* `outdated` is cleared at the fork(). If FILE becomes outdated after that, the next compaction is for
+ * it. */
 static void compact_begin(void) {
     log_look();
     if (compact_next() == NEVER)
@@ -3961,7 +3971,8 @@ static void compact_begin(void) {
         compact_over(why);
 }
 
-/* Lines were written to FILE that the child does not know. */
+/* Lines were written to FILE. The child does not have them in its memory, so they are kept for the end.
+ * */
 static void compact_keep(struct str lines) {
     if (compaction.phase == RESTING)
         return;
@@ -3971,8 +3982,8 @@ static void compact_keep(struct str lines) {
         buf_append(&compaction.kept, lines);
 }
 
-/* Looks whether the child is done. If it is, the lines that were kept are appended, and FILE.kvss-new is
- * synced. */
+/* Looks whether the child is done. If it is, the lines that were kept are appended, and FILE.kvss-new
+ * is synced. */
 static void compact_poll(void) {
     int error;
     ssize_t n = read(compaction.child, &error, sizeof error);
@@ -4021,8 +4032,8 @@ static void sync_done(int error) {
         log_fail(&logfile.sync_failed, error);
 }
 
-/* FILE has deadlines as time of day, and memory has them as time of the monotonic clock. When somebody
- * sets the clock of the machine, those in FILE are wrong by that much, until FILE is written anew. */
+/* In FILE a deadline is a time of day, in memory it is a time of the monotonic clock. When somebody
+ * sets the clock of the machine, the deadlines in FILE are wrong, until FILE is written anew. */
 static void compact_check_clock(void) {
     char text[128];
     int64_t offset = clock_offset();
@@ -4051,8 +4062,8 @@ static void compact_step(void) {
 }
 
 /* Without a limit, a client that changes one key again and again would fill the disk faster than
- * compaction can free it. After a failed compaction there is no limit: the disk still takes changes, and
- * nobody should wait for what may fail again. */
+ * compaction can free it. After a failed compaction there is no limit: the disk still takes changes,
+ * and nobody should wait for what may fail again. */
 static void compact_turn(void) {
     off_t need = compact_size();
     if (!logfile.path)
@@ -4077,8 +4088,8 @@ static uint64_t compact_wake_at(void) {
     return at;
 }
 
-/* If the deadlines in FILE are of before the clock was set, it has until stop_by to be written anew.
- * Nothing else that is not done by now is needed. */
+/* If FILE is outdated, there is time until stop_by to write it anew. Any other compaction is given up.
+ * */
 static bool compact_stop(void) {
     struct timespec step = {0, POLL_MS * 1000000};
     while (logfile.syncing ||
@@ -4091,7 +4102,7 @@ static bool compact_stop(void) {
     return true;
 }
 
-/* It joins the compaction that goes on, or asks for the next one. */
+/* COMPACT joins the compaction that goes on, or asks for the next one. */
 static enum status command_compact(struct request *r) {
     (void)r;
     if (!logfile.path)
@@ -4114,20 +4125,23 @@ static const struct extension compaction_extension = {
 
 /* == 20. Replay ===================================================================================
  *
- * At the start FILE is run again, line by line, as if a client had sent it. Its last line may be torn,
- * if the end came while it was written. It is cut off: with --fsync always nobody was promised that
- * line, else it is among the last second or two that a power cut may take. Any other bad line means
- * that something else has been at FILE. Then the server does not start; or, with --repair, it moves
- * such lines, and a torn one, to FILE.bad, and writes FILE anew from the store.
+ * At the start the server runs the lines of FILE again, as if a client had sent them.
  *
- * Meanwhile server.now is 0, so that no deadline is past: a later line may put off what is past by now.
+ * The last line may be torn, if the server or the machine ended while the line was written. The server
+ * cuts a torn line off. With --fsync always nobody was promised that line. Without it, the line is
+ * among the last second or two that a power cut may take. Any other bad line means that something else
+ * has changed FILE. Then the server does not start. With --repair it moves such lines, and a torn one,
+ * to FILE.bad, and Compaction writes FILE anew from the store.
  *
- * Two servers on one FILE would ruin it. So FILE is locked, and nothing else here may open FILE and
- * close it again, since the lock would end with that. This chapter uses Log and Compaction. */
+ * During the replay server.now is 0, so that no deadline is past. For a later line may put off a
+ * deadline that is past by now.
+ *
+ * Two servers on one FILE would ruin it. So FILE is locked. Nothing else in the server may open FILE
+ * and close it again, because the lock would end with that. This chapter uses Log and Compaction. */
 
 enum {
     REPLAY_STEP = 1 << 20,  /* bytes read at a time */
-    PROGRESS_MIN = 8 << 20, /* bytes that take so long that a terminal shows how far it is */
+    PROGRESS_MIN = 8 << 20, /* bytes: if FILE is longer, a terminal shows how far the replay is */
 };
 
 static struct {
@@ -4138,16 +4152,15 @@ static struct {
     struct buf put_aside;   /* the bad lines, for FILE.bad */
 } replay;
 
-/* An error of the system. FILE stays as it is. */
+/* A system call has failed. FILE stays as it is. */
 static void replay_die(const char *path) {
     DIE(EXIT_FAILURE, "%s", name_trouble(path, errno));
 }
 
-/* Opens and locks FILE. Paths are kept from the root on: FILE may be a symbolic link. Its size counts
- * only when nobody else can change it any more. */
+/* Opens and locks FILE. FILE may be a symbolic link, so the path of the file itself is kept. */
 static void replay_open(const char *path) {
     struct stat about;
-    int flags = O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY; /* never waits, even if it is no file */
+    int flags = O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY; /* open() never waits, even for a FIFO */
     logfile.name = path;
     logfile.fd = open(path, flags, 0600);
     if (logfile.fd < 0 || fstat(logfile.fd, &about) < 0)
@@ -4182,8 +4195,8 @@ static void replay_header(void) {
         replay_die(logfile.name);
 }
 
-/* Runs a line. NULL, or what is wrong with it. A key that is not there is no mistake: its deadline may
- * have been past. */
+/* Runs a line. Returns NULL, or what is wrong with the line. A key that is missing is no mistake: its
+ * deadline may have been past. */
 static const char *replay_run(struct str line) {
     struct client nobody = {.store = &store};
     struct request r;
@@ -4209,7 +4222,7 @@ static void replay_put_aside(struct str line) {
     buf_append(&replay.put_aside, STR("\n"));
 }
 
-/* Runs the lines that are whole, and takes them out. */
+/* Runs the lines that are whole, and takes them out of the buffer. The header is line 1. */
 static void replay_lines(void) {
     struct str rest = buf_str(&replay.in);
     const char *lf;
@@ -4230,8 +4243,8 @@ static void replay_lines(void) {
     logfile.size += (off_t)whole;
 }
 
-/* FILE.bad gets the bad lines, after those that it may have. FILE is written anew by a compaction after
- * that. In this order, no line is ever in neither file. */
+/* Appends the bad lines to FILE.bad. After that, a compaction writes FILE anew. In this order each line
+ * is in one of the two files at any moment. */
 static void replay_repair(void) {
     char path[PATH_SIZE];
     snprintf(path, PATH_SIZE, "%s.bad", logfile.path);
@@ -4272,9 +4285,10 @@ static void replay_report(double seconds) {
     fprintf(stderr, " in %.1f s\n", seconds);
 }
 
-/* Reads the next part of FILE, and runs it. False: that was the end. What is printed next replaces the
- * line that shows how far the replay is. SIGINT and SIGTERM are blocked during the replay, which may take
- * seconds. So this looks for them. Nothing has been written to FILE by then. */
+/* Reads the next part of FILE, and runs its lines. False: that was the end. The line that shows how far
+ * the replay is ends with a CR, so that the next message replaces it. SIGINT and SIGTERM are blocked
+ * during the replay, which may take seconds. So this function looks for them. No line of FILE has been
+ * changed by then. */
 static bool replay_step(void) {
     struct buf *in = &replay.in;
     off_t at = logfile.size + (off_t)in->len;
@@ -4324,7 +4338,8 @@ static void replay_file(const char *path) {
 }
 
 /* SIGXFSZ comes of writing to a file that must not grow, and would end the server. The write() fails as
- * well, and that is enough. SIGCHLD is ignored, so that nobody has to wait for a child that has ended. */
+ * well, and that is enough. SIGCHLD is ignored, so that nobody has to wait for a child that has ended.
+ * */
 static void replay_start(void) {
     const char *path = log_options[DATA].text;
     if (!fsync_is("always") && !fsync_is("everysec") && !fsync_is("no"))
