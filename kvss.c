@@ -4005,10 +4005,15 @@ static void compact_poll(void) {
 }
 
 /* FILE.kvss-new has been synced. It gets the lines that have come meanwhile, and becomes FILE. These
- * lines are synced within a second, as in the old FILE. With --fsync always, none have come. */
+ * lines are synced within a second, as in the old FILE. With --fsync always, none have come. If lines
+ * were lost, FILE.kvss-new would lack changes that FILE has, so it is given up. */
 static void compact_end(int error) {
     char text[64];
     long long before = logfile.size;
+    if (compaction.lost) {
+        compact_over("too much has changed meanwhile");
+        return;
+    }
     if (!error && (!copy_flush(&compaction.kept) || !copy_take()))
         error = errno;
     if (error) {
@@ -4051,8 +4056,8 @@ static void compact_check_clock(void) {
 
 /* One step of a compaction, or of the syncs of FILE. No sync goes on now. */
 static void compact_step(void) {
-    if (compaction.phase != RESTING && compaction.lost)
-        compact_over("too much has changed meanwhile");
+    if (compaction.phase == WRITING && compaction.lost)
+        compact_end(0); /* early, because the compaction is in vain */
     if (compaction.phase == WRITING)
         compact_poll();
     if (compaction.phase != SYNCING && logfile.sync_due && fsync_is("everysec")) {
