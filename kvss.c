@@ -3825,7 +3825,7 @@ static bool copy_take(void) {
     logfile.fd = compaction.fd;
     logfile.size = compaction.size;
     logfile.place = IN_PLACE;
-    logfile.changed = true;
+    logfile.sync_due = true; /* its last lines came while the rest was synced */
     compaction.fd = -1;
     return true;
 }
@@ -4005,7 +4005,7 @@ static void compact_poll(void) {
 }
 
 /* FILE.kvss-new has been synced. It gets the lines that have come meanwhile, and becomes FILE. These
- * lines are synced within a second, as in the old FILE. With --fsync always, none have come. If lines
+ * lines are synced next. With --fsync always, none have come. If lines
  * were lost, FILE.kvss-new would lack changes that FILE has, so it is given up. */
 static void compact_end(int error) {
     char text[64];
