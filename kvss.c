@@ -252,7 +252,8 @@ static bool fd_takes_bytes(int fd) {
 
 /* Copies the text to the line, up to REPORT_MAX bytes in all. A control character or a backslash
  * becomes \xNN. Bytes past ASCII stay if the text is UTF-8 and has none of the control characters U+0080
- * to U+009F, which are C2 80 to C2 9F in UTF-8. Otherwise they become \xNN, too. Returns the new length. */
+ * to U+009F, which are C2 80 to C2 9F in UTF-8. Otherwise they become \xNN, too. Returns the new
+ * length. */
 static size_t report_escape(char *line, size_t len, struct str text) {
     bool keep_utf8 = str_is_text(text);
     for (size_t i = 1; i < text.len; i++)
@@ -3455,8 +3456,8 @@ static bool fsync_is(const char *when) {
     return strcmp(log_options[FSYNC].text, when) == 0;
 }
 
-/* The lock ends when the server ends. It also ends when the server closes any descriptor of the file.
- * */
+/* The lock ends when the server ends. It also ends when the server closes any
+ * descriptor of the file. */
 static bool file_lock(int fd) {
     struct flock lock = {.l_type = F_WRLCK};
     return fcntl(fd, F_SETLK, &lock) == 0;
@@ -3971,8 +3972,8 @@ static void compact_begin(void) {
         compact_over(why);
 }
 
-/* Lines were written to FILE. The child does not have them in its memory, so they are kept for the end.
- * */
+/* Lines were written to FILE. The child does not have them in its memory, so they are kept for the
+ * end. */
 static void compact_keep(struct str lines) {
     if (compaction.phase == RESTING)
         return;
@@ -4093,8 +4094,8 @@ static uint64_t compact_wake_at(void) {
     return at;
 }
 
-/* If FILE is outdated, there is time until stop_by to write it anew. Any other compaction is given up.
- * */
+/* If FILE is outdated, there is time until stop_by to write it anew. Any other compaction is
+ * given up. */
 static bool compact_stop(void) {
     struct timespec step = {0, POLL_MS * 1000000};
     while (logfile.syncing ||
@@ -4343,8 +4344,8 @@ static void replay_file(const char *path) {
 }
 
 /* SIGXFSZ comes of writing to a file that must not grow, and would end the server. The write() fails as
- * well, and that is enough. SIGCHLD is ignored, so that nobody has to wait for a child that has ended.
- * */
+ * well, and that is enough. SIGCHLD is ignored, so that nobody has to wait for a child that has
+ * ended. */
 static void replay_start(void) {
     const char *path = log_options[DATA].text;
     if (!fsync_is("always") && !fsync_is("everysec") && !fsync_is("no"))
