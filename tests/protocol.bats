@@ -216,6 +216,9 @@ bytes_in() {
     for c in $'\x01' $'\t' $'\x1b' $'\x1f' $'\x7f' $'\r'; do
         pairs+=("KV/1.0 PUT a${c}b v" '400 BAD_REQUEST' "KV/1.0 GET ${c}a" '400 BAD_REQUEST')
     done
+    # Wherever it is in a key: a server may look at eight bytes at once.
+    key=$(long 20)
+    for i in {0..19}; do pairs+=("KV/1.0 GET ${key::i}"$'\t'"${key:i + 1}" '400 BAD_REQUEST'); done
     replies "${pairs[@]}"
 }
 
