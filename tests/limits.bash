@@ -27,3 +27,19 @@ stat() {
 alone() {
     stat connections && [ "$STAT" = 1 ]
 }
+
+# grow_and_shrink N: so many keys are stored, half of them are deleted, then the others. STAT is what the
+# empty store holds in the end.
+grow_and_shrink() {
+    local n=$1
+    [ "$(seq 1 "$n" | sed 's/.*/KV\/1.0 PUT key& value&/' | talk | grep -c '^201 CREATED$')" = "$n" ]
+    seq 1 "$n" | sed 's/.*/KV\/1.0 GET key&/' | talk | cmp - <(seq 1 "$n" | sed 's/^/200 OK value/')
+    # Every other key goes. That moves slots, and those that stay must still be found.
+    [ "$(seq 1 2 "$n" | sed 's/.*/KV\/1.0 DEL key&/' | talk | grep -c '^204 NO_CONTENT$')" = $((n / 2)) ]
+    seq 1 "$n" | sed 's/.*/KV\/1.0 GET key&/' | talk |
+        cmp - <(seq 1 "$n" | awk '{ print $1 % 2 ? "404 NOT_FOUND" : "200 OK value" $1 }')
+    seq 2 2 "$n" | sed 's/.*/KV\/1.0 DEL key&/' | talk >"$BATS_TEST_TMPDIR/del"
+    stat keys
+    [ "$STAT" = 0 ]
+    stat memory
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # Clients that are many, slow, greedy or broken: the others are served, and memory stays bounded.
-# These are the short forms; tests/hostile/limits.bats has them with floods that take minutes.
+# tests/hostile/limits.bats has what takes minutes.
 
 load helper
 load limits
@@ -88,26 +88,6 @@ CROWDED
     [ "$STAT" -ge $refused ]
 }
 
-# One turn reads QUIT first, then thousands of requests, whose log lines take their time; it closes the
-# clients who have left. Meanwhile as many come, and are accepted after this last turn.
-@test "a stop, when half of the clients have just left and as many have come" {
-    serve --quit-stops-server --verbose
-    for i in stopping {1..34}; do connect "$i"; done
-    wait_until logged ' connect ' 35
-    freeze "$PID"
-    says stopping 'KV/1.0 QUIT'
-    for i in {1..4}; do yes x | head -n 1000 >&"${TO[$i]}"; done
-    hang_up {5..34}
-    kill -s CONT "$PID"
-    wait_until logged 'KV/1.0 QUIT'
-    kill -s STOP "$PID" || skip "the server was faster than this test"
-    for i in {5..34}; do connect "$i"; done
-    kill -s CONT "$PID"
-    hears stopping '200 OK bye'
-    hang_up "${!NC[@]}"
-    ended "$PID"
-}
-
 @test "a client that asks for 30 MB of replies and reads none, or slowly, is no longer read" {
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     start
@@ -165,16 +145,7 @@ CROWDED
 
 @test "a store of 20,000 keys grows, answers right, and gives its memory back" {
     start
-    [ "$(seq 1 20000 | sed 's/.*/KV\/1.0 PUT key& value&/' | talk | grep -c '^201 CREATED$')" = 20000 ]
-    seq 1 20000 | sed 's/.*/KV\/1.0 GET key&/' | talk | cmp - <(seq 1 20000 | sed 's/^/200 OK value/')
-    # Every other key goes. That moves slots, and those that stay must still be found.
-    [ "$(seq 1 2 20000 | sed 's/.*/KV\/1.0 DEL key&/' | talk | grep -c '^204 NO_CONTENT$')" = 10000 ]
-    seq 1 20000 | sed 's/.*/KV\/1.0 GET key&/' | talk |
-        cmp - <(seq 1 20000 | awk '{ print $1 % 2 ? "404 NOT_FOUND" : "200 OK value" $1 }')
-    seq 2 2 20000 | sed 's/.*/KV\/1.0 DEL key&/' | talk >"$BATS_TEST_TMPDIR/del"
-    stat keys
-    [ "$STAT" = 0 ]
-    stat memory
+    grow_and_shrink 20000
     [ "$STAT" -lt 80000 ]
 }
 
