@@ -5,11 +5,7 @@
 # shellcheck disable=SC2153 # PORT is set by serve
 load ../helper
 load ../log
-
-# bats 1.8 takes a skip in setup_file for a failure.
-setup_file() {
-    if [ -x "$(command -v cc)" ]; then "$ROOT/tests/tools/faults/build.bash" "$BATS_FILE_TMPDIR/kvss"; fi
-}
+load faults
 
 setup() {
     DATA=$BATS_TEST_TMPDIR/data
@@ -20,13 +16,6 @@ set_clock() {
     export CLOCK=$BATS_TEST_TMPDIR/clock
     echo "$1" >"$CLOCK.new"
     mv "$CLOCK.new" "$CLOCK"
-}
-
-# faulty OPTION...: a server whose system calls fail as "$FAULTS" says, see faults.c.
-faulty() {
-    [ -e "$BATS_FILE_TMPDIR/kvss" ] || skip "a C compiler is needed"
-    export FAULTS=$BATS_TEST_TMPDIR/faults
-    KVSS=$BATS_FILE_TMPDIR/kvss serve --data "$DATA" "$@"
 }
 
 # break_sync: from now on the disk says that it could not write, when it's waited for. So does a thread
@@ -48,7 +37,7 @@ refused() {
 
 # bats test_tags=shim
 @test "a key that has gone stays gone with the clock an hour behind, after a full disk too" {
-    faulty
+    faulty --data "$DATA"
     gone() {
         ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 1' >/dev/null
         [ -z "$1" ] || echo "$1" >"$FAULTS"
@@ -57,11 +46,11 @@ refused() {
     back() {
         crash
         set_clock -3600
-        faulty
+        faulty --data "$DATA"
         replies 'KV/1.0 GET k' '404 NOT_FOUND'
         crash
         set_clock 0
-        faulty
+        faulty --data "$DATA"
     }
     gone ''
     back
@@ -75,7 +64,7 @@ refused() {
 # bats test_tags=shim
 @test "the clock is set: no deadline moves, and FILE gets them anew, at a stop too" {
     set_clock -1000000000
-    faulty
+    faulty --data "$DATA"
     ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 1000' 'KV/1.0 PUT stays v' >/dev/null
     set_clock 0
     wait_until logged ' compact '
@@ -86,12 +75,12 @@ refused() {
     }
     kept
     crash
-    faulty
+    faulty --data "$DATA"
     kept
     # Set and stopped, at once.
     set_clock 1000000
     stop "$PID"
-    faulty
+    faulty --data "$DATA"
     kept
 }
 
@@ -144,7 +133,7 @@ refused() {
 
 # bats test_tags=shim
 @test "write() fails, or falls short: no 200, and nothing of it in FILE" {
-    faulty
+    faulty --data "$DATA"
     ask 'KV/1.0 PUT a 1' >/dev/null
     for how in EIO ENOSPC HALF HALF; do
         size=$(wc -c <"$DATA")
@@ -164,7 +153,7 @@ refused() {
 @test "fsync() fails: no 200, until FILE is written anew" {
     for fault in 'always fsync' 'everysec fsync' 'everysec aio_error64'; do
         DATA=$BATS_TEST_TMPDIR/${fault/ /.}
-        faulty --fsync "${fault% *}"
+        faulty --data "$DATA" --fsync "${fault% *}"
         ask 'KV/1.0 PUT a 1' 'KV/1.0 PUT a 2' 'KV/1.0 PUT a 3' >/dev/null
         break_sync
         [[ $fault != *aio* ]] || echo 'aio_error64 EIO' >"$FAULTS"
@@ -192,7 +181,7 @@ refused() {
 
 # bats test_tags=shim
 @test "a sync of FILE that is due when the child of a compaction is found to be done: one at a time" {
-    faulty
+    faulty --data "$DATA"
     connect one
     # Nobody can hear of the child, so it is found to be done when the server awakes. FILE is to be synced then, too.
     echo 'read EAGAIN' >"$FAULTS"
@@ -214,7 +203,7 @@ refused() {
 
 # bats test_tags=shim
 @test "--fsync no never syncs, and a disk that can't is no matter" {
-    faulty --fsync no
+    faulty --data "$DATA" --fsync no
     break_sync
     replies 'KV/1.0 PUT a 1' '201 CREATED'
     # More than a second later:
@@ -227,7 +216,7 @@ refused() {
 @test "rename() or fork() fails: FILE goes on as it is" {
     for call in rename fork; do
         DATA=$BATS_TEST_TMPDIR/$call
-        faulty
+        faulty --data "$DATA"
         echo "$call EIO" >"$FAULTS"
         replies 'KV/1.0 PUT a 1' '201 CREATED' 'KV/1.0 COMPACT' '202 ACCEPTED'
         wait_until logged ' error compaction Input/output error'
@@ -242,7 +231,7 @@ refused() {
 
 # bats test_tags=shim
 @test "at the end, what the disk has not taken is told by the exit status" {
-    faulty
+    faulty --data "$DATA"
     ask 'KV/1.0 PUT a 1'
     break_sync
     ask 'KV/1.0 PUT a 2'
