@@ -25,11 +25,6 @@ fails_at_stop() {
     [ $status = 1 ]
 }
 
-# gets REQUEST REPLY: whether the request gets it now, for wait_until.
-gets() {
-    [ "$(ask "$1")" = "$2" ]
-}
-
 # ends_with LINE: whether that is the last line of FILE.
 ends_with() {
     [ "$(tail -n 1 "$DATA")" = "$1" ]
@@ -684,12 +679,6 @@ limit() {
     prlimit --pid "$PID" --fsize="$1":unlimited
 }
 
-# refused REQUEST: it gets 500, or the connection ends without a reply.
-refused() {
-    run ask "$1"
-    [ -z "$output" ] || printed '500 SERVER_ERROR'
-}
-
 # bats test_tags=mailboxes, expiry
 @test "a full disk: what can't be written gets no 200, what can be read is, and writes come back by themselves" {
     command -v prlimit >/dev/null || skip "prlimit is needed: apt-get install util-linux"
@@ -821,40 +810,5 @@ refused() {
 }
 
 @test "12 rounds of kill -9 at any moment: nothing acknowledged is missing, and no value is half" {
-    serve --data "$DATA" --quiet
-    seq 1 20000 | sed 's/.*/KV\/1.0 PUT ballast& value&/' | talk >/dev/null
-    padding=$(printf '%0100d' 0) modes=(always everysec no) counts=(0 0 0) acknowledged=0
-    mkfifo "$BATS_TEST_TMPDIR/acks.0"
-    for round in {1..12}; do
-        # Numbers, one after the other, with something between that would show half a value.
-        jobs=()
-        for c in 0 1 2; do
-            seq $((counts[c] + 1)) $((counts[c] + 20000)) | sed "1s/^/KV\/1.0 COMPACT\n/; s/^[0-9]*\$/KV\/1.0 PUT c$c & $padding &/" |
-                talk >"$BATS_TEST_TMPDIR/acks.$c" 2>/dev/null 3>&- &
-            jobs+=($!)
-        done
-        # It comes when the first has got so many replies.
-        exec {first}<"$BATS_TEST_TMPDIR/acks.0"
-        mapfile -t -n $((RANDOM % (round % 3 ? 3000 : 50) + 1)) -u "$first" replies
-        crash
-        mapfile -t -u "$first" -O ${#replies[@]} replies
-        shut "$first"
-        for job in "${jobs[@]}"; do wait "$job" || :; done
-        serve --data "$DATA" --quiet --fsync "${modes[round % 3]}"
-        mapfile -t values < <(ask 'KV/1.0 GET c0' 'KV/1.0 GET c1' 'KV/1.0 GET c2' 'KV/1.0 STATS')
-        for c in 0 1 2; do
-            [ $c = 0 ] || mapfile -t replies <"$BATS_TEST_TMPDIR/acks.$c"
-            acks=$(printf '%s\n' "${replies[@]}" | grep -c '^20[01] ' || :)
-            read -r status _ n middle again <<<"${values[c]}"
-            if [ "$status" != 200 ]; then n=0; else [ "$middle $again" = "$padding $n" ]; fi
-            [ "$n" -ge $((counts[c] + acks)) ] || { echo "round $round: $n after ${counts[c]} and $acks more" >&2; false; }
-            [ "$n" -le $((counts[c] + 20000)) ]
-            acknowledged=$((acknowledged + acks))
-            counts[c]=$n
-        done
-        [[ ${values[3]} =~ ^'200 OK keys=2000'[0-3]' ' ]]
-    done
-    echo "$acknowledged acknowledged"
-    [ $acknowledged -gt 0 ]
-    replies 'KV/1.0 GET ballast20000' '200 OK value20000'
+    kill_rounds 12
 }

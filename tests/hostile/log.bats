@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
-# The long forms of tests/log.bats: every byte cut, 300 rounds of kill -9; and a clock and a disk that go wrong, for
-# which the server's system calls are made to fail. Most of these need a C compiler.
+# What tests/log.bats leaves out: 300 rounds of kill -9; and a clock and a disk that go wrong, for which the
+# server's system calls are made to fail. These need a C compiler.
 
 # shellcheck disable=SC2153 # PORT is set by serve
 load ../helper
@@ -22,17 +22,6 @@ set_clock() {
 # for that: there is none.
 break_sync() {
     printf '%s\n' 'fsync EIO' 'aio_fsync64 EAGAIN' >"$FAULTS"
-}
-
-# gets REQUEST REPLY: whether the request gets it now, for wait_until.
-gets() {
-    [ "$(ask "$1")" = "$2" ]
-}
-
-# refused REQUEST: it gets 500, or the connection ends without a reply.
-refused() {
-    run ask "$1"
-    [ -z "$output" ] || [ "$output" = '500 SERVER_ERROR' ]
 }
 
 # bats test_tags=shim
@@ -82,53 +71,6 @@ refused() {
     stop "$PID"
     faulty --data "$DATA"
     kept
-}
-
-@test "a torn line: FILE cut short at every byte of its last lines" {
-    serve --data "$DATA"
-    ask 'KV/1.0 PUT a 1' 'KV/1.0 PUT b first' 'KV/1.0 PUT b second value' 'KV/1.0 DEL a' 'KV/1.0 EXPIREAT b 9999999999' >/dev/null
-    stop "$PID"
-    cp "$DATA" "$DATA.whole"
-    size=$(wc -c <"$DATA")
-    for ((cut = 0; cut <= size; cut++)); do
-        head -c $cut "$DATA.whole" >"$DATA"
-        serve --data "$DATA"
-        whole=$(head -c $cut "$DATA.whole" | tail -n +2 | wc -l)
-        torn=', 1 torn line dropped,'
-        [ $cut -gt ${#HEADER} ] && [ "$(head -c $cut "$DATA.whole" | tail -c 1)" ] || torn=''
-        wanted="kvss: replayed $whole line$([ "$whole" = 1 ] || echo s)$torn in "
-        logged "$wanted" || { echo "cut at $cut: $wanted" >&2; head -n 1 "$LOG" >&2; false; }
-        case $whole in
-        0) a='404 NOT_FOUND' b='404 NOT_FOUND' ;;
-        1) a='200 OK 1' b='404 NOT_FOUND' ;;
-        2) a='200 OK 1' b='200 OK first' ;;
-        3) a='200 OK 1' b='200 OK second value' ;;
-        *) a='404 NOT_FOUND' b='200 OK second value' ;;
-        esac
-        replies 'KV/1.0 GET a' "$a" 'KV/1.0 GET b' "$b" 'KV/1.0 PUT new line' '201 CREATED'
-        crash
-        # FILE is whole again, and what comes after is not glued to what was torn.
-        diff <(if [ $cut -le ${#HEADER} ]; then echo "$HEADER"; else head -n $((whole + 1)) "$DATA.whole"; fi; echo 'KV/1.0 PUT new line') "$DATA"
-    done
-}
-
-@test "compaction goes on beside changes, and none is lost" {
-    serve --data "$DATA"
-    { seq 1 200000 | sed 's/.*/KV\/1.0 PUT k& old/'; seq 1 2 200000 | sed 's/.*/KV\/1.0 EXPIREAT k& 9999999999/'; } | talk >/dev/null
-    # Each of these is a time at which the store may be seen by the child; all end in the same.
-    for round in 1 2 3; do
-        restart --quiet
-        { echo 'KV/1.0 COMPACT'
-            for ((i = 1; i <= 3000; i++)); do printf 'KV/1.0 PUT k%d new%d\nKV/1.0 DEL k%d\nKV/1.0 PUT n%d v\nKV/1.0 EXPIREAT k%d 9999999998\n' $((i * 7)) $round $((i * 11)) $i $((i * 13)); done
-        } | talk | sort | uniq -c
-    done
-    gone() { [ ! -e "$DATA.kvss-new" ]; }
-    wait_until gone
-    everything() { { seq 1 200000 | sed 's/.*/KV\/1.0 GET k&/'; seq 1 3000 | sed 's/.*/KV\/1.0 GET n&/'; seq 1 200000 | sed 's/.*/KV\/1.0 TTL k&/'; } | talk | sed 's/^200 OK [0-9]\{10\}$/long/'; }
-    everything >"$BATS_TEST_TMPDIR/before"
-    crash
-    serve --data "$DATA"
-    everything | cmp - "$BATS_TEST_TMPDIR/before"
 }
 
 # bats test_tags=shim
@@ -242,53 +184,7 @@ refused() {
     logged " error $DATA Input/output error"
 }
 
-# count_up CLIENT FROM: puts numbers in the client's key, one after the other, with something between
-# that would show half a value. What comes back goes to the file acks.CLIENT. The first shows whose server
-# it is: when ours is killed before nc connects, its port may be another's by then.
-count_up() {
-    { echo "KV/1.0 GET c$1"; [ "$1" != 1 ] || echo 'KV/1.0 COMPACT'; seq $(($2 + 1)) $(($2 + 20000)) | sed "s/.*/KV\/1.0 PUT c$1 & $PADDING &/"; } |
-        talk >"$BATS_TEST_TMPDIR/acks.$1" 2>/dev/null || :
-}
-
 # With QUICK=1, a fifth of them.
 @test "300 rounds of kill -9 at any moment: nothing acknowledged is missing, and no value is half" {
-    serve --data "$DATA" --quiet
-    seq 1 20000 | sed 's/.*/KV\/1.0 PUT ballast& value&/' | talk >/dev/null
-    PADDING=$(printf '%0100d' 0) rounds=${QUICK:+60}
-    counts=(0 0 0 0) compacting=0 acknowledged=0
-    values=('' '404 NOT_FOUND' '404 NOT_FOUND' '404 NOT_FOUND')
-    modes=(always everysec no)
-    for ((round = 1; round <= ${rounds:=300}; round++)); do
-        jobs=()
-        for client in 1 2 3; do
-            : >"$BATS_TEST_TMPDIR/acks.$client"
-            count_up $client "${counts[client]}" 3>&- &
-            jobs+=($!)
-        done
-        # It comes when so many bytes have been acknowledged to the first, who also asked to compact.
-        moment=$((RANDOM % 60000))
-        [ $((round % 3)) != 0 ] || moment=$((RANDOM % 2000))
-        arrived() { [ "$(wc -c <"$BATS_TEST_TMPDIR/acks.1")" -ge $moment ]; }
-        while ! arrived; do :; done
-        kill -s KILL "$PID"
-        ended "$PID" 2>/dev/null || :
-        [ ! -e "$DATA.kvss-new" ] || compacting=$((compacting + 1))
-        wait "${jobs[@]}"
-        serve --data "$DATA" --quiet --fsync "${modes[round % 3]}"
-        for client in 1 2 3; do
-            acks=$(tail -n +2 "$BATS_TEST_TMPDIR/acks.$client" | grep -c '^20[01] ' || :)
-            [ "$(head -n 1 "$BATS_TEST_TMPDIR/acks.$client")" = "${values[client]}" ] || acks=0
-            values[client]=$(ask "KV/1.0 GET c$client")
-            read -r status _ n padding again <<<"${values[client]}"
-            if [ "$status" != 200 ]; then n=0; else [ "$padding" = "$PADDING" ] && [ "$again" = "$n" ]; fi
-            [ "$n" -ge $((counts[client] + acks)) ] || { echo "round $round: $n after ${counts[client]} and $acks more" >&2; false; }
-            [ "$n" -le $((counts[client] + 20000)) ]
-            acknowledged=$((acknowledged + acks))
-            counts[client]=$n
-        done
-        [[ $(ask 'KV/1.0 STATS') =~ ^'200 OK keys=2000'[0-3]' ' ]]
-    done
-    echo "$acknowledged acknowledged, $compacting of $rounds crashes in a compaction"
-    [ $compacting -ge 1 ]
-    replies 'KV/1.0 GET ballast20000' '200 OK value20000'
+    kill_rounds $((${QUICK:+-240} + 300))
 }
