@@ -4,11 +4,6 @@
 
 load helper
 
-# stat NAME: sets STAT, a figure of STATS all.
-stat() {
-    [[ $(ask 'KV/1.0 STATS all') =~ " $1="([0-9]+) ]] && STAT=${BASH_REMATCH[1]}
-}
-
 gone() {
     [ "$(ask "KV/1.0 GET $1")" = '404 NOT_FOUND' ]
 }

@@ -4,6 +4,7 @@
 
 # shellcheck disable=SC2153 # PORT and FRAMES are set by serve_frames
 load helper
+load mailboxes
 
 printf -v NULS '\\0%.0s' {1..1024} # for the format of printf; a variable can't hold a NUL
 
@@ -283,9 +284,6 @@ exchange() {
     gets one error
 }
 
-# arrived BYTES: so many wait in the sockets of a server that is asleep.
-arrived() { ss -tnH "sport = :$FRAMES" | awk -v bytes="$1" '{ n += $2 } END { exit n < bytes }'; }
-
 @test "the flaw of the old wire: two frames in one read are one, and a bad one" {
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     serve_frames
@@ -295,7 +293,7 @@ arrived() { ss -tnH "sport = :$FRAMES" | awk -v bytes="$1" '{ n += $2 } END { ex
     freeze "$PID"
     frame send bob,one >&"${TO[one]}"
     frame send bob,two >&"${TO[one]}"
-    wait_until arrived 44
+    wait_until arrived 44 "$FRAMES"
     kill -s CONT "$PID"
     gets one error
     # Neither arrived; nor is there a message of both.
@@ -305,7 +303,7 @@ arrived() { ss -tnH "sport = :$FRAMES" | awk -v bytes="$1" '{ n += $2 } END { ex
     freeze "$PID"
     padded send bob,one >&"${TO[one]}"
     padded send bob,two >&"${TO[one]}"
-    wait_until arrived 2048
+    wait_until arrived 2048 "$FRAMES"
     kill -s CONT "$PID"
     gets one ok
     gets one ok
@@ -340,32 +338,12 @@ arrived() { ss -tnH "sport = :$FRAMES" | awk -v bytes="$1" '{ n += $2 } END { ex
     exchange one create bob ok ''
 }
 
-# stuff: sends bob, who does not read, messages of 10,000 bytes, until 60 or more of them wait in his mailbox
-# or find it full. The file stuffed has the messages that were taken, as bob must get them.
-stuff() {
-    local text n=0
-    printf -v text '%010000d' 0
-    cd "$BATS_TEST_TMPDIR" || return
-    until [ -e sent ] && ! tail -n 60 sent | grep -q '^200'; do
-        seq $((n + 1)) $((n += 1500)) | sed "s/.*/KV\/1.0 SEND bob & $text/" | talk >>sent
-    done
-    awk -v text="$text" '/^20[02] / { print "100 MESSAGE bob " NR " " text }' sent >stuffed
-}
-
 @test "a connection that dies gets nothing, and the next gets all that the kernel had not taken" {
     serve_frames
     connect old "$FRAMES"
     exchange old create bob ok '' \
                  connect bob ok ''
-    stuff
-    hang_up old
-    wait_until logged ' left'
-    delivered=$(sed -n 's/.* leave .* \([0-9]*\) delivered, [0-9]* left$/\1/p' "$LOG")
-    [ "$delivered" -gt 0 ]
-    ask 'KV/1.0 CONNECT bob' >"$BATS_TEST_TMPDIR/got"
-    tail -n +$((delivered + 1)) "$BATS_TEST_TMPDIR/stuffed" >"$BATS_TEST_TMPDIR/wanted"
-    [ "$(head -n 1 "$BATS_TEST_TMPDIR/got")" = "200 OK $(wc -l <"$BATS_TEST_TMPDIR/wanted")" ]
-    tail -n +2 "$BATS_TEST_TMPDIR/got" | cmp - "$BATS_TEST_TMPDIR/wanted"
+    dies_stuffed old
 }
 
 @test "whoever is sent messages without end can still ask" {

@@ -18,11 +18,6 @@ bounded() {
     replies 'KV/1.0 PUT alive 1' '201 CREATED' 'KV/1.0 DEL alive' '204 NO_CONTENT'
 }
 
-# stat NAME: sets STAT, a figure of STATS all.
-stat() {
-    [[ $(ask 'KV/1.0 STATS all') =~ " $1="([0-9]+) ]] && STAT=${BASH_REMATCH[1]}
-}
-
 # alone: whether whoever asks is the only client.
 alone() {
     stat connections && [ "$STAT" = 1 ]

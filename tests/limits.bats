@@ -197,9 +197,6 @@ full() {
     [ "$STAT" = "$STORED" ]
 }
 
-# arrived BYTES: so many wait in the sockets of a server that is asleep.
-arrived() { ss -tnH "sport = :$PORT" | awk -v bytes="$1" '{ n += $2 } END { exit n < bytes }'; }
-
 # bats test_tags=beyond
 @test "out of memory, which messages have taken: a key can be deleted all the same" {
     command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"

@@ -524,11 +524,6 @@ soon() {
     replies 'KV/1.0 COMPACT' '404 NOT_FOUND'
 }
 
-# cpu: hundredths of a second that the server has computed.
-cpu() {
-    sed 's/.*) //' "/proc/$PID/stat" | awk '{ print $12 + $13 }'
-}
-
 # bats test_tags=expiry
 @test "COMPACT again and again: it joins the one that is due, a copy of FILE stays, and nothing is left behind" {
     serve --data "$DATA"
@@ -558,11 +553,11 @@ cpu() {
     wait_until childless
     [ "$(find "/proc/$PID/fd" 2>/dev/null | wc -l)" -le "$descriptors" ]
     [ -r "/proc/$PID/stat" ] && ! instrumented || return 0
-    used=$(cpu)
+    used=$(cpu "$PID")
     soon
     ask "KV/1.0 EXPIREAT k $SOON" >/dev/null
     wait_until ends_with 'KV/1.0 DEL k'
-    [ "$(cpu)" -le $((used + 10)) ]
+    [ "$(cpu "$PID")" -le $((used + 10)) ]
 }
 
 # bats test_tags=limits
@@ -767,8 +762,7 @@ limit() {
     # The ends come while the server sleeps, so that one turn of the loop has them all.
     freeze "$PID"
     for i in {1..20}; do says "c$i" ''; done
-    arrived() { ss -tnH "sport = :$PORT" | awk '{ n += $2 } END { exit n < 20 }'; }
-    wait_until arrived
+    wait_until arrived 20
     kill -s CONT "$PID"
     for i in {1..20}; do hears "c$i" '201 CREATED'; done
     restart

@@ -4,6 +4,7 @@
 
 # shellcheck disable=SC2153 # PORT is set by serve
 load helper
+load mailboxes
 
 # long BYTES [LETTER]: so many times the letter.
 long() {
@@ -272,11 +273,6 @@ PATTERNS
             "KV/1.0 LIST $nested" '200 OK a'
 }
 
-# cpu PID: hundredths of a second that it has computed.
-cpu() {
-    sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'
-}
-
 # costs PATTERN: COST is what fifty of them cost the server.
 costs() {
     local before
@@ -471,25 +467,6 @@ costs() {
     printed $'200 OK 1\n100 MESSAGE bob hi'
 }
 
-# stuff: sends bob, who does not read, messages of 10,000 bytes, until 60 or more of them wait in his mailbox
-# or find it full. The file stuffed has the messages that were taken, as bob must get them.
-stuff() {
-    local text n=0
-    printf -v text '%010000d' 0
-    cd "$BATS_TEST_TMPDIR" || return
-    until [ -e sent ] && ! tail -n 60 sent | grep -q '^200'; do
-        seq $((n + 1)) $((n += 1500)) | sed "s/.*/KV\/1.0 SEND bob & $text/" | talk >>sent
-    done
-    awk -v text="$text" '/^20[02] / { print "100 MESSAGE bob " NR " " text }' sent >stuffed
-}
-
-# rest FROM: the file new has what bob must get, from that message on.
-rest() {
-    tail -n +"$1" stuffed >wanted
-    [ "$(head -n 1 new)" = "200 OK $(wc -l <wanted)" ]
-    tail -n +2 new | cmp - wanted
-}
-
 @test "a connection that stops reading: what the kernel has not taken is for the next, once and in order" {
     serve
     connect old
@@ -515,13 +492,7 @@ rest() {
     connect old
     says old 'KV/1.0 CREATE bob' 'KV/1.0 CONNECT bob'
     hears old '201 CREATED' '200 OK 0'
-    stuff
-    hang_up old
-    wait_until logged ' left'
-    delivered=$(sed -n 's/.* leave .* \([0-9]*\) delivered, [0-9]* left$/\1/p' "$LOG")
-    [ "$delivered" -gt 0 ]
-    ask 'KV/1.0 CONNECT bob' >new
-    rest $((delivered + 1))
+    dies_stuffed old
 }
 
 @test "a slow connection gets all its messages, and once" {

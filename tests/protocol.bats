@@ -18,8 +18,8 @@ bad() {
 
 # bytes_in N: whether the server has read so many bytes, not counting this STATS all.
 bytes_in() {
-    [[ $(ask 'KV/1.0 STATS all') =~ bytes_in=([0-9]+) ]]
-    [ $((BASH_REMATCH[1] - 17 * ++ASKED)) -ge "$1" ]
+    stat bytes_in
+    [ $((STAT - 17 * ++ASKED)) -ge "$1" ]
 }
 
 @test "the public tests: all points" {
@@ -63,22 +63,21 @@ bytes_in() {
 
 @test "STATS all: memory grows with the store, and comes back" {
     serve
-    memory_held() { [[ $(ask 'KV/1.0 STATS all') =~ ' memory='([0-9]+) ]] && HELD=${BASH_REMATCH[1]}; }
     store() { seq 1 5000 | sed "s/.*/KV\/1.0 PUT key& $value/" | talk >"$BATS_TEST_TMPDIR/put"; }
     value=$(long 100)
-    memory_held
-    [ "$HELD" = 0 ]
+    stat memory
+    [ "$STAT" = 0 ]
     store
-    memory_held
-    full=$HELD
+    stat memory
+    full=$STAT
     [ "$full" -gt $((5000 * 107)) ]
     # The same again, and the memory is the same: the old values are gone.
     store
-    memory_held
-    [ "$HELD" = "$full" ]
+    stat memory
+    [ "$STAT" = "$full" ]
     seq 1 5000 | sed 's/.*/KV\/1.0 DEL key&/' | talk >"$BATS_TEST_TMPDIR/del"
-    memory_held
-    [ "$HELD" -lt $((full / 10)) ]
+    stat memory
+    [ "$STAT" -lt $((full / 10)) ]
 }
 
 # bats test_tags=beyond

@@ -128,9 +128,6 @@ whoami() {
     replies 'KV/1.0 AUTH adam eve' '401 UNAUTHORIZED'
 }
 
-# arrived BYTES: so many wait in the sockets of a server that is asleep.
-arrived() { ss -tnH "sport = :$PORT" | awk -v bytes="$1" '{ n += $2 } END { exit n < bytes }'; }
-
 @test "AUTH: among many that guess, each client has its turn, and others do not wait" {
     managers "ray:$RAY"
     serve --managers "$MANAGERS" --timeout 1 --verbose

@@ -21,13 +21,8 @@ enters() {
 
 # bytes_in N: whether the server has read so many bytes, not counting this STATS all.
 bytes_in() {
-    [[ $(ask 'KV/1.0 STATS all') =~ bytes_in=([0-9]+) ]]
-    [ $((BASH_REMATCH[1] - 17 * ++ASKED)) -ge "$1" ]
-}
-
-# arrived N: whether so many bytes wait for the server, which is asleep.
-arrived() {
-    [ "$(ss -tnH "sport = :$PORT" | awk '{ print $2 }' | sort -n | tail -n 1)" -ge "$1" ]
+    stat bytes_in
+    [ $((STAT - 17 * ++ASKED)) -ge "$1" ]
 }
 
 @test "every way to say where to listen" {
