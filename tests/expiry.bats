@@ -236,28 +236,6 @@ past() {
         cmp - "$BATS_TEST_TMPDIR/wanted"
 }
 
-@test "keys go in the order of their deadlines" {
-    serve
-    begin=$((EPOCHSECONDS + 1))
-    for i in 3 1 4 2 5; do requests+=("KV/1.0 PUT k$i v" "KV/1.0 EXPIREAT k$i $((begin + i / 4)).$((i % 4 * 250 / 100))00"); done
-    ask "${requests[@]}" >"$BATS_TEST_TMPDIR/set"
-    # Asked for all five at once, again and again: those that are gone are the first ones.
-    connect ann
-    left=5
-    while [ "$left" -gt 0 ]; do
-        says ann 'KV/1.0 GET k1' 'KV/1.0 GET k2' 'KV/1.0 GET k3' 'KV/1.0 GET k4' 'KV/1.0 GET k5'
-        left=0
-        for _ in {1..5}; do
-            next ann
-            case $LINE in
-            '200 OK v') left=$((left + 1)) ;;
-            '404 NOT_FOUND') [ "$left" = 0 ] ;;
-            *) false ;;
-            esac
-        done
-    done
-}
-
 @test "kvss_client: expire, expireat and ttl" {
     serve
     "$KVSS_CLIENT" --port "$PORT" put k v

@@ -99,18 +99,6 @@ functions() {
     [ $count -gt 15 ]
 }
 
-@test "links on these pages lead somewhere" {
-    local page link
-    for page in "${PAGES[@]}"; do
-        while read -r link; do
-            case $link in
-            http* | '') ;;
-            *) [ -e "$(dirname "$page")/$link" ] || { echo "$page: $link" >&2; false; } ;;
-            esac
-        done < <(grep -o '](\([^)]*\))' "$page" | sed 's/^](//; s/)$//; s/#.*//')
-    done
-}
-
 @test "docs/figures/tour-table.svg shows the tables of kvss.c" {
     command -v cc >/dev/null || skip "a C compiler is needed"
     [ "$(uname)" = Linux ] || skip "on this system crypt() is elsewhere"
