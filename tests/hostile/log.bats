@@ -74,24 +74,6 @@ break_sync() {
 }
 
 # bats test_tags=shim
-@test "write() fails, or falls short: no 200, and nothing of it in FILE" {
-    faulty --data "$DATA"
-    ask 'KV/1.0 PUT a 1' >/dev/null
-    for how in EIO ENOSPC HALF HALF; do
-        size=$(wc -c <"$DATA")
-        echo "pwrite64 $how" >"$FAULTS"
-        refused 'KV/1.0 PUT a 2'
-        replies 'KV/1.0 PUT b 1' '500 SERVER_ERROR'
-        [ "$(wc -c <"$DATA")" = "$size" ]
-        rm "$FAULTS"
-        wait_until gets 'KV/1.0 PUT a 3' '200 OK'
-        [ "$(tail -n 1 "$DATA")" = 'KV/1.0 PUT a 3' ]
-    done
-    restart
-    replies 'KV/1.0 GET a' '200 OK 3'
-}
-
-# bats test_tags=shim
 @test "fsync() fails: no 200, until FILE is written anew" {
     for fault in 'always fsync' 'everysec fsync' 'everysec aio_error64'; do
         DATA=$BATS_TEST_TMPDIR/${fault/ /.}
