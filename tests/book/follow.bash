@@ -132,6 +132,16 @@ block() {
     sed -n '/^```\([a-z]* \)\{0,1\}'"$2"'$/,/^```$/p' "$ROOT/$1" | grep -v '^```'
 }
 
+# functions: each line of stdin names one that is in kvss.c, and there are more than $1.
+functions() {
+    local function count=0
+    while read -r function; do
+        count=$((count + 1))
+        grep -q "^static .*\b$function(" "$ROOT/kvss.c" || { echo "no $function()" >&2; return 1; }
+    done < <(sort -u)
+    [ $count -gt "$1" ]
+}
+
 # check_page PAGE: every command of a page of ROOT does what it shows, and there is one at least.
 check_page() {
     BLOCKS=0 PORT=none

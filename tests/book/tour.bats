@@ -73,16 +73,6 @@ contents() {
     [ "$(grep -o 'chapter [0-9][0-9]*)' "$ROOT/docs/tour.md" | sort -u | wc -l)" -ge 20 ]
 }
 
-# functions: each line of stdin names one that is in kvss.c, and there are more than $1.
-functions() {
-    local function count=0
-    while read -r function; do
-        count=$((count + 1))
-        grep -q "^static .*\b$function(" "$ROOT/kvss.c" || { echo "no $function()" >&2; return 1; }
-    done < <(sort -u)
-    [ $count -gt "$1" ]
-}
-
 @test "functions that these pages name are in kvss.c" {
     # shellcheck disable=SC2016 # these are backquotes of Markdown
     grep -oh '`[a-z]*_[a-z_]*()`' "${PAGES[@]}" | tr -d '`()' | functions 40
