@@ -17,7 +17,7 @@ import subprocess
 import termios
 import time
 
-from sweep import WAIT, Failure, Server, expect, main
+from sweep import WAIT, Failure, Server, expect, faults, main
 
 KVSS = os.path.abspath(os.environ.get('KVSS', './kvss'))
 LONG = 'x' * 60000
@@ -29,33 +29,27 @@ NOTHING = frozenset()
 ENDS = {'ends'}
 LEAVES = {'leaves'}
 
-# The calls of faults.c, and how each can fail.
-FAULTS = [
-    (call, how, excuses)
-    for calls, hows, excuses in [
-        ('strdup', 'ENOMEM', NOTHING),
-        ('open64 socket', 'EMFILE', ENDS),
-        ('fcntl64', 'ENOLCK', ENDS),
-        ('fstat64', 'EIO', NOTHING),
-        ('tcgetattr tcsetattr', 'EIO', ENDS),
-        ('getsockname getpeername', 'ENOBUFS', NOTHING),
-        ('getaddrinfo getsockopt', 'ENOBUFS', ENDS),
-        ('connect', 'ENETUNREACH', ENDS),
-        ('pselect', 'EINTR ENOMEM', ENDS),
-        ('read', 'EINTR EAGAIN ONE', NOTHING),
-        ('read', 'NONE', LEAVES),
-        ('read', 'EIO', LEAVES | ENDS),
-        ('write', 'EINTR EAGAIN ONE', NOTHING),
-        ('write', 'EIO', ENDS),
-        ('recv', 'EINTR EAGAIN ONE', NOTHING),
-        ('recv', 'ECONNRESET', ENDS),
-        ('send', 'EINTR EAGAIN ONE', NOTHING),
-        ('send', 'EPIPE ENOBUFS', ENDS),
-        ('shutdown', 'ENOTCONN', ENDS),
-    ]
-    for call in calls.split()
-    for how in hows.split()
-]
+FAULTS = faults(
+    ('strdup', 'ENOMEM', NOTHING),
+    ('open64 socket', 'EMFILE', ENDS),
+    ('fcntl64', 'ENOLCK', ENDS),
+    ('fstat64', 'EIO', NOTHING),
+    ('tcgetattr tcsetattr', 'EIO', ENDS),
+    ('getsockname getpeername', 'ENOBUFS', NOTHING),
+    ('getaddrinfo getsockopt', 'ENOBUFS', ENDS),
+    ('connect', 'ENETUNREACH', ENDS),
+    ('pselect', 'EINTR ENOMEM', ENDS),
+    ('read', 'EINTR EAGAIN ONE', NOTHING),
+    ('read', 'NONE', LEAVES),
+    ('read', 'EIO', LEAVES | ENDS),
+    ('write', 'EINTR EAGAIN ONE', NOTHING),
+    ('write', 'EIO', ENDS),
+    ('recv', 'EINTR EAGAIN ONE', NOTHING),
+    ('recv', 'ECONNRESET', ENDS),
+    ('send', 'EINTR EAGAIN ONE', NOTHING),
+    ('send', 'EPIPE ENOBUFS', ENDS),
+    ('shutdown', 'ENOTCONN', ENDS),
+)
 
 
 def once(run):

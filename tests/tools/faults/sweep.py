@@ -41,40 +41,41 @@ REFUSED = {'503'}
 FRAME = {'frame'}
 DISK = {'500', 'lost', 'status'}
 
-# The calls of faults.c, and how each can fail.
-FAULTS = [
-    (call, how, excuses)
-    for calls, hows, excuses in [
-        ('malloc calloc realloc strdup', 'ENOMEM', MEMORY),
-        ('recv', 'ONE', FRAME),
-        ('send', 'ONE', NOTHING),
-        ('recv send', 'EAGAIN EINTR', NOTHING),
-        ('recv', 'ECONNRESET', CONNECTION),
-        ('send', 'ECONNRESET EPIPE', CONNECTION),
-        ('accept', 'EINTR ECONNABORTED ENOBUFS', NOTHING),
-        ('accept', 'EMFILE', REFUSED),
-        ('pselect', 'EINTR ENOMEM', NOTHING),
-        ('fcntl64', 'ENOLCK', REFUSED),
-        ('write', 'EIO EINTR EAGAIN ONE', NOTHING),
-        ('read', 'EIO EINTR ONE', NOTHING),
-        ('pread64', 'EIO EINTR ONE', NOTHING),
-        ('pwrite64', 'EINTR ONE', NOTHING),
-        ('pwrite64', 'ENOSPC EIO HALF', DISK),
-        ('fsync aio_error64', 'EIO', DISK),
-        ('aio_fsync64', 'EAGAIN', NOTHING),
-        ('ftruncate64 fstat64 lstat64 stat64 lseek64 rename unlink fchown fchmod', 'EIO', NOTHING),
-        ('open64', 'EMFILE EINTR', REFUSED),
-        ('fopen64 socket', 'EMFILE', NOTHING),
-        ('realpath nice setitimer sigaction getrlimit64 setrlimit64', 'EIO', NOTHING),
-        ('bind listen', 'EADDRINUSE', NOTHING),
-        ('getaddrinfo getsockname setsockopt socketpair', 'ENOBUFS', NOTHING),
-        ('shutdown', 'ENOTCONN', CONNECTION),
-        ('fork', 'EAGAIN', NOTHING),
-        ('crypt', 'ENOMEM', {'500', 'lost'}),
-    ]
-    for call in calls.split()
-    for how in hows.split()
-]
+
+def faults(*rows):
+    """For each call of faults.c that is in a row, and for each way that it can fail."""
+    return [(call, how, excuses) for calls, hows, excuses in rows
+            for call in calls.split() for how in hows.split()]
+
+
+FAULTS = faults(
+    ('malloc calloc realloc strdup', 'ENOMEM', MEMORY),
+    ('recv', 'ONE', FRAME),
+    ('send', 'ONE', NOTHING),
+    ('recv send', 'EAGAIN EINTR', NOTHING),
+    ('recv', 'ECONNRESET', CONNECTION),
+    ('send', 'ECONNRESET EPIPE', CONNECTION),
+    ('accept', 'EINTR ECONNABORTED ENOBUFS', NOTHING),
+    ('accept', 'EMFILE', REFUSED),
+    ('pselect', 'EINTR ENOMEM', NOTHING),
+    ('fcntl64', 'ENOLCK', REFUSED),
+    ('write', 'EIO EINTR EAGAIN ONE', NOTHING),
+    ('read', 'EIO EINTR ONE', NOTHING),
+    ('pread64', 'EIO EINTR ONE', NOTHING),
+    ('pwrite64', 'EINTR ONE', NOTHING),
+    ('pwrite64', 'ENOSPC EIO HALF', DISK),
+    ('fsync aio_error64', 'EIO', DISK),
+    ('aio_fsync64', 'EAGAIN', NOTHING),
+    ('ftruncate64 fstat64 lstat64 stat64 lseek64 rename unlink fchown fchmod', 'EIO', NOTHING),
+    ('open64', 'EMFILE EINTR', REFUSED),
+    ('fopen64 socket', 'EMFILE', NOTHING),
+    ('realpath nice setitimer sigaction getrlimit64 setrlimit64', 'EIO', NOTHING),
+    ('bind listen', 'EADDRINUSE', NOTHING),
+    ('getaddrinfo getsockname setsockopt socketpair', 'ENOBUFS', NOTHING),
+    ('shutdown', 'ENOTCONN', CONNECTION),
+    ('fork', 'EAGAIN', NOTHING),
+    ('crypt', 'ENOMEM', {'500', 'lost'}),
+)
 
 
 class Failure(Exception):

@@ -175,12 +175,18 @@ def lists(port, count):
             sock.sendall(pattern)
 
 
-def expiry(port, count):
-    """Keys that all expire in the same millisecond."""
+def store_expiring(port, count):
+    """So many keys, with the same deadline, which is returned: a time of day."""
     sock = connect(port)
     ask(sock, [b"PUT expires%d 1" % i for i in range(count)])
     at = int(time.time()) + 3 + count // 50000
     ask(sock, [b"EXPIREAT expires%d %d" % (i, at) for i in range(count)])
+    return at
+
+
+def expiry(port, count):
+    """Keys that all expire in the same millisecond."""
+    at = store_expiring(port, count)
     time.sleep(max(0, at - time.time() - 1))
     ready(lambda: f"{count} keys expired at once")
     forever()
@@ -270,10 +276,7 @@ def verb(port, count, usage):
 
 def stats(port, count):
     """Eight connections that pipeline STATS, beside keys that have all just expired."""
-    sock = connect(port)
-    ask(sock, [b"PUT expires%d 1" % i for i in range(count)])
-    at = int(time.time()) + 3 + count // 50000
-    ask(sock, [b"EXPIREAT expires%d %d" % (i, at) for i in range(count)])
+    at = store_expiring(port, count)
     socks = [connect(port) for _ in range(8)]
     time.sleep(max(0, at - time.time() - 0.1))
     batch, done = b"KV/1.0 STATS\n" * 100, 0
