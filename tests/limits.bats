@@ -18,14 +18,6 @@ sends() {
     wait_until taken
 }
 
-@test "4,000 pipelined requests, each with its reply, in order" {
-    start
-    seq 1 2000 | sed 's/.*/KV\/1.0 PUT key& value&\nKV\/1.0 GET key&/' >"$BATS_TEST_TMPDIR/requests"
-    seq 1 2000 | sed 's/.*/201 CREATED\n200 OK value&/' >"$BATS_TEST_TMPDIR/wanted"
-    talk <"$BATS_TEST_TMPDIR/requests" | cmp - "$BATS_TEST_TMPDIR/wanted"
-    bounded 10000
-}
-
 @test "requests cut at every byte, and sent a byte at a time" {
     start
     connect ann
