@@ -3,6 +3,7 @@
 # Deadlines here are a second or two away, or so far that they never come.
 
 load helper
+load watch
 
 gone() {
     [ "$(ask "KV/1.0 GET $1")" = '404 NOT_FOUND' ]

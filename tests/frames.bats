@@ -4,6 +4,7 @@
 
 # shellcheck disable=SC2153 # PORT and FRAMES are set by serve_frames
 load helper
+load watch
 load mailboxes
 
 printf -v NULS '\\0%.0s' {1..1024} # for the format of printf; a variable can't hold a NUL

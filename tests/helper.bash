@@ -54,16 +54,13 @@ apart() { shut "${TO[@]}" "${FROM[@]}" 3 && exec "$@"; } # it must not hold what
 listens() { [[ $(<"$LOG")$'\n' =~ "kvss: listening $1on "[^$'\n']*:([0-9]+)$'\n' ]] || dead "$PID"; }
 
 # stop PID [SIGNAL]: ends a server, and succeeds if its exit status, which `ended PID` waits for, is 0.
-# freeze PID: it sleeps, until kill -s CONT. memory PID: how much it uses, in kB. cpu PID: hundredths of a
-# second that it has computed. instrumented: time and memory are not the server's own, since SANITIZE=1
-# built it, or KVSS has valgrind or qemu run it.
+# freeze PID: it sleeps, until kill -s CONT. instrumented: time and memory are not the server's own, since
+# SANITIZE=1 built it, or KVSS has valgrind or qemu run it.
 stop() { kill -s "${2:-TERM}" "$1" && ended "$1"; }
 ended() { wait_until dead "$1" && unset "SERVERS[$1]" && wait "$1"; }
 dead() { ! kill -s 0 "$1" || { local stat && read -r stat <"/proc/$1/stat" && [[ $stat == *') Z '* ]]; }; } 2>/dev/null # Z: bash has not noticed
 freeze() { kill -s STOP "$1" && wait_until asleep "$1"; }
 asleep() { [[ $(ps -o stat= -p "$1") == T* ]]; }
-memory() { ps -o rss= -p "$1"; }
-cpu() { sed 's/.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'; }
 instrumented() { grep -q -e __asan_init -e '^#!' "$KVSS"; }
 teardown() { # every server has to end well, so that a report of a sanitizer is never missed
     local pid failed=0
@@ -77,12 +74,9 @@ teardown() { # every server has to end well, so that a report of a sanitizer is 
 
 # talk: sends stdin to the server, and its end, and prints what comes. ask REQUEST...: these requests.
 # printed TEXT: what `run` must have printed. replies REQUEST REPLY...: each request must get its reply.
-# stat NAME: sets STAT, a figure of STATS all. arrived BYTES [PORT]: a server that sleeps has so many to read.
 talk() { timeout "$PATIENCE" nc ${NC_CLOSE:+"$NC_CLOSE"} 127.0.0.1 "$PORT"; }
 ask() { printf '%s\n' "$@" | talk; }
 printed() { same "$1" "$output"; }
-stat() { [[ $(ask 'KV/1.0 STATS all') =~ " $1="([0-9]+) ]] && STAT=${BASH_REMATCH[1]}; }
-arrived() { ss -tnH "sport = :${2:-$PORT}" | awk -v bytes="$1" '{ n += $2 } END { exit n < bytes }'; }
 same() {
     [ "$2" = "$1" ] || [[ $1 == *' *' && $2 == "${1%\*}"?* ]] ||
         { printf 'expected:\n%s\nbut got:\n%s\n%s' "$1" "$2" "${3+to: $3$'\n'}" >&2; return 1; }

@@ -3,6 +3,7 @@
 # tests/hostile/limits.bats has what takes minutes.
 
 load helper
+load watch
 load limits
 
 # taken: whether the server has read all SENT bytes, and the questions of this client, named watch.

@@ -4,6 +4,7 @@
 
 # shellcheck disable=SC2153 # PORT is set by serve
 load helper
+load watch
 load log
 
 setup() {

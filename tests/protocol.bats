@@ -3,6 +3,7 @@
 # tests/public/: the first test runs those, and the others add what they leave out.
 
 load helper
+load watch
 
 # long BYTES: so many times the letter x.
 long() {

@@ -5,6 +5,7 @@
 
 # shellcheck disable=SC2153 # PORT is set by serve
 load helper
+load watch
 
 # Made by: openssl passwd -6 -salt kvss eve, and openssl passwd -1 -salt kvss 'a password of many words'
 # shellcheck disable=SC2016 # these are no variables

@@ -3,6 +3,7 @@
 # What clients can do to it by being many or greedy is in limits.bats.
 
 load helper
+load watch
 
 BYE='200 OK bye'
 

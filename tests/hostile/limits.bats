@@ -3,6 +3,7 @@
 # `bats --setup-suite-file tests/setup_suite.bash tests/hostile/`.
 
 load ../helper
+load ../watch
 load ../limits
 
 @test "100,000 connections opened and dropped leave no descriptor and no memory behind" {
