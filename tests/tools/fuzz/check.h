@@ -40,7 +40,7 @@ static uint32_t check_store(struct store *st) {
         }
     }
     MUST(st->keys == keys && st->bytes == bytes);
-    MUST(st->chains_len == CHAINS_MIN || st->chains_len / 2 <= keys);
+    MUST(st->chains_len == CHAINS_MIN || st->chains_len / 4 <= keys);
     return deadlines;
 }
 
@@ -209,7 +209,7 @@ static void process_begin(void) {
     memset(&compaction, 0, sizeof compaction);
     memset(&replay, 0, sizeof replay);
     memset(&speed, 0, sizeof speed);
-    server.fd_limit = FDS;
+    limits.clients_end = FDS;
     server.fd_highest = compaction.child = compaction.fd = -1;
     sys.memory = sys.steps = -1;
     sys.ticking = false;
