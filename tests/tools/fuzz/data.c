@@ -215,7 +215,8 @@ static void check_file(bool anew) {
 /* Lets the compaction end that somebody has asked for, or that FILE needs. */
 static void compact_all(void) {
     server.now = sys.now;
-    for (int turns = 0; compaction.asked || logfile.outdated || compaction.phase != RESTING; turns++) {
+    for (int turns = 0; compaction.asked || logfile.outdated || compaction.phase != RESTING;
+         turns++) {
         compact_turn();
         MUST(turns < 100);
     }
