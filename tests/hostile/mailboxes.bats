@@ -80,11 +80,14 @@ left = int(ask(new, 'KV/1.0 CONNECT bob').split()[2])
 assert left >= 2
 for i in range(sent - left + 1, sent + 1):
     assert new[1].readline().decode() == f'100 MESSAGE bob {i}\n'
-# All the replies are for the old one; the last request was run when it could be. A message may come after
-# the reply to a later request.
+# All the replies are for the old one; the last request was run when it could be. A message comes after the
+# reply that the old one had before it was sent, and may come after the replies to later requests.
 lines = [old[1].readline().decode() for _ in range(sent - 1 + sent - left)]
 assert [line for line in lines if line.startswith('200')] == [f'200 OK {value}\n'] * (sent - 1)
-assert [line for line in lines if line.startswith('100')] == [f'100 MESSAGE bob {i}\n' for i in range(1, sent - left + 1)]
+messages = [at for at, line in enumerate(lines) if line.startswith('100')]
+assert [lines[at] for at in messages] == [f'100 MESSAGE bob {i}\n' for i in range(1, sent - left + 1)]
+for n, at in enumerate(messages, 1): # before the nth message there are n - 1 messages
+    assert at - (n - 1) >= n
 assert ask(old, 'KV/1.0 GET none') == '404 NOT_FOUND'
 new[0].close()
 new[1].close()
