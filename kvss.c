@@ -477,7 +477,7 @@ static void store_grow(struct store *st) {
         st->chains_size *= 2;
     }
     uint32_t added = st->chains_len++;
-    struct entry **from = &st->chains[added - st->chains_size / 2]; /* 5 - 8 / 2 is 1 */
+    struct entry **from = &st->chains[added - st->chains_size / 2]; /* in the picture: 5 - 8 / 2 */
     struct entry **to = &st->chains[added];
     while (*from) {
         struct entry *e = *from;
@@ -840,8 +840,8 @@ static enum status request_parse(struct request *r) {
         r->reason = "a request begins with KV/1.0 and a space";
         return UPGRADE;
     }
-    r->command =
-        command_named(fields[1]); /* extensions want to know it, also if the line is wrong */
+    /* The command comes first: extensions look at it even if the line is refused. */
+    r->command = command_named(fields[1]);
     if (!str_is_text(r->line))
         return request_refuse(r, "the line is not UTF-8, or has a NUL in it");
     if (!fields[1].len)
@@ -1322,7 +1322,7 @@ static bool client_open(struct client *c, const struct wire *wire, const char *n
         return false;
     }
     server.clients++;
-    server.turn[server.turn_len++] = fd; /* so that Speed watches it in the next turn */
+    server.turn[server.turn_len++] = fd; /* an extension may keep these for the next turn */
     if (fd > server.fd_highest)
         server.fd_highest = fd;
     report("connect", c->name, STR(""));
@@ -1440,8 +1440,8 @@ static void loop_wait(fd_set *readable, fd_set *writable) {
 }
 
 /* Runs a request that had to wait. Then reads from the client if it has sent something, and runs its
- * requests. When the server stops, it reads
- * from every client once more, so that it answers what has arrived by then. */
+ * requests. When the server stops, it reads from every client once more, so that it answers what has
+ * arrived by then. */
 static void loop_serve(struct client *c, bool readable, bool writable) {
     if (writable)
         c->blocked = false;
