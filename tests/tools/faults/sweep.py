@@ -160,7 +160,10 @@ class Model:
         found = {}
         for line in lines[1:]:
             if line == 'bad':
-                continue  # with --repair, it stays until a compaction has written FILE anew
+                # With --repair, it stays until a compaction has written FILE anew; but it is in FILE.bad.
+                with open(f'{path}.bad', encoding='utf-8') as aside:
+                    expect(line in aside.read().split('\n'), f'{path} has {line!r}, and FILE.bad has not')
+                continue
             _, verb, key, argument = (line + ' ').split(' ', 3)
             if verb == 'PUT':
                 found[key] = (argument[:-1], None)
