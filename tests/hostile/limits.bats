@@ -28,6 +28,29 @@ PYTHON
     bounded 5000
 }
 
+@test "a client that asks for 100 MB of replies and reads none is no longer read" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
+    start
+    printf -v value '%060000d' 0
+    replies "KV/1.0 PUT big $value" '201 CREATED'
+    connect greedy
+    yes 'KV/1.0 GET big' | head -n 1700 >&"${TO[greedy]}"
+    STAT=0
+    stuck() {
+        local before=$STAT
+        stat bytes_out
+        [ "$(ss -tnH "sport = :$PORT" | awk '$3 > 0' | wc -l)" = 1 ] && [ $((STAT - before)) -lt 1000 ]
+    }
+    wait_until stuck
+    echo "$STAT bytes sent until then"
+    [ "$STAT" -lt 50000000 ]
+    bounded 10000
+    for _ in {1..500}; do head -c 60008 <&"${FROM[greedy]}"; done | cmp - <(yes "200 OK $value" | head -n 500)
+    bounded 10000
+    head -c $((1200 * 60008)) <&"${FROM[greedy]}" | cmp - <(yes "200 OK $value" | head -n 1200)
+    bounded 10000
+}
+
 @test "a store of a million keys grows, answers right, and gives its memory back" {
     start
     grow_and_shrink 1000000
