@@ -492,23 +492,6 @@ static void store_grow(struct store *st) {
     *to = NULL;
 }
 
-/* Removes the last chain. Its entries go back to the chain from which they were split. If that was the
- * first split of its round, the round is undone, and the array is halved. */
-static void store_shrink(struct store *st) {
-    uint32_t half = st->chains_size / 2;
-    uint32_t last = --st->chains_len;
-    struct entry **end = &st->chains[last - half];
-    while (*end)
-        end = &(*end)->next;
-    *end = st->chains[last];
-    if (last > half)
-        return;
-    struct entry **smaller = realloc(st->chains, half * sizeof *smaller);
-    if (smaller)
-        st->chains = smaller;
-    st->chains_size = half;
-}
-
 static void entry_forget(struct entry *e); /* see The seam */
 
 static void entry_free(struct store *st, struct entry *e) {
@@ -549,16 +532,12 @@ static enum status store_put(struct store *st, uint64_t hash, struct str key, st
     return CREATED;
 }
 
-/* Removes the entry that store_find() has found. Up to four chains are removed, too, so there are
- * never more than about four times as many chains as keys. */
+/* Removes the entry that store_find() has found. The chains stay, for the keys to come. */
 static void store_remove(struct store *st, struct entry **link) {
     struct entry *e = *link;
     *link = e->next;
     entry_free(st, e);
     st->keys--;
-    for (int i = 0; i < 4; i++)
-        if (st->chains_len > CHAINS_MIN && 4 * st->keys < st->chains_len)
-            store_shrink(st);
 }
 
 /* == 5. Clients ===================================================================================
@@ -2317,7 +2296,6 @@ static void roles_closed(struct client *c) {
     if (c->store == &store)
         return;
     struct retired *own = (struct retired *)c->store; /* its first member */
-    own->store.keys = UINT64_MAX / 8; /* so that it does not shrink, which takes all its chains */
     own->next = roles.retired;
     roles.retired = own;
 }
@@ -4423,9 +4401,15 @@ static const struct extension statistics_extension = {
  * and newcomers wait without an answer. So the server keeps some for itself. A newcomer that finds no
  * room takes one of these, gets 503, and gives the descriptor back.
  *
- * Browsers: see line_is_http(). The connection of such a line ends. */
+ * Browsers: see line_is_http(). The connection of such a line ends.
+ *
+ * Memory: the table of the store grows with its keys. When most of them are gone, the table shrinks.
+ * Without that, a store that had ten million keys once would keep 160 MB for ever. */
 
-enum { OWN_DESCRIPTORS = 8 }; /* kept free of clients: a 503 takes one, a compaction 3 */
+enum {
+    OWN_DESCRIPTORS = 8, /* kept free of clients: a 503 takes one, a compaction 3 */
+    SHRINK_MAX = 64,     /* chains that one turn removes */
+};
 
 static struct { int clients_end; /* clients have descriptors below this */ } limits = {FD_SETSIZE};
 
@@ -4469,10 +4453,44 @@ static void limits_parsed(struct request *batch, size_t n) {
     }
 }
 
+/* Removes the last chain. Its entries go back to the chain from which they were split. If that was the
+ * first split of its round, the round is undone, and the array is halved. */
+static void store_shrink(struct store *st) {
+    uint32_t half = st->chains_size / 2;
+    uint32_t last = --st->chains_len;
+    struct entry **end = &st->chains[last - half];
+    while (*end)
+        end = &(*end)->next;
+    *end = st->chains[last];
+    if (last > half)
+        return;
+    struct entry **smaller = realloc(st->chains, half * sizeof *smaller);
+    if (smaller)
+        st->chains = smaller;
+    st->chains_size = half;
+}
+
+static bool limits_has_spare_chains(void) {
+    return store.chains_len > CHAINS_MIN && store.chains_len > 4 * store.keys;
+}
+
+static void limits_turn(void) {
+    for (int i = 0; i < SHRINK_MAX && limits_has_spare_chains(); i++)
+        store_shrink(&store);
+}
+
+static uint64_t limits_wake_at(void) {
+    if (limits_has_spare_chains())
+        return server.now;
+    return NEVER;
+}
+
 static const struct extension limits_extension = {
     .start = limits_start,
     .opened = limits_opened,
     .parsed = limits_parsed,
+    .wake_at = limits_wake_at,
+    .turn = limits_turn,
 };
 
 /* == The list of extensions =======================================================================
