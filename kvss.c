@@ -328,7 +328,7 @@ static const char *const statuses[] = {
     [NOT_FOUND] = "404 NOT_FOUND",       [CONFLICT] = "409 CONFLICT",
     [UPGRADE] = "426 UPGRADE_REQUIRED",  [TOO_MANY_REQUESTS] = "429 TOO_MANY_REQUESTS",
     [SERVER_ERROR] = "500 SERVER_ERROR", [UNAVAILABLE] = "503 SERVICE_UNAVAILABLE",
-    [FULL] = "507 INSUFFICIENT_STORAGE",
+    [FULL] = "507 INSUFFICIENT_STORAGE", [REPLIED] = "200 OK",
 };
 
 /* == 4. Store =====================================================================================
@@ -1014,31 +1014,22 @@ static void reply_line(struct buf *out, const struct request *r) {
     buf_append(out, STR("\n"));
 }
 
-/* What may be shown of a request: its line. If there may be a password in the line, only its verb. */
+/* What stderr shows of a request: its line. If there may be a password in the line, only the verb. */
 static struct str request_shown(const struct request *r) {
-    struct str line = r->line;
-    if (r->secret && r->command) {
-        size_t verb = strlen("KV/1.0 ");
-        const char *space = memchr(line.bytes + verb, ' ', line.len - verb);
-        if (space)
-            line.len = space - line.bytes;
-    } else if (r->secret) {
-        line = STR("(not shown)");
-    }
-    return line;
+    if (!r->secret)
+        return r->line;
+    return str_of(r->command ? r->command->verb : "(not shown)");
 }
 
-/* With --verbose: shows the reply, which begins at `start` in the output. If the reply is secret or is
- * not a line, shows only its status. */
-static void reply_show(const struct request *r, size_t start) {
-    struct str reply = str_from(buf_str(&r->client->out), start);
-    if (r->status == REPLIED)
-        reply = str_of(statuses[OK]);
-    else if (r->secret || r->client->wire != &lines_wire)
-        reply = str_of(statuses[r->status]);
-    else
-        reply.len--; /* its LF */
-    report("reply", r->client->name, reply);
+/* What stderr shows of a reply: its line, which begins at `start` in the output. If the reply is secret
+ * or is not a line, only the status. */
+static struct str reply_shown(const struct request *r, size_t start) {
+    const struct client *c = r->client;
+    if (r->secret || c->wire != &lines_wire || r->status == REPLIED)
+        return str_of(statuses[r->status]);
+    struct str reply = str_from(buf_str(&c->out), start);
+    reply.len--; /* without its LF */
+    return reply;
 }
 
 /* Appends the reply to a request that has run, or is refused. */
@@ -1057,7 +1048,7 @@ static void client_reply(struct client *c, struct request *r) {
     if (r->status != REPLIED)
         c->wire->reply(&c->out, r);
     if (options[VERBOSE].value)
-        reply_show(r, start);
+        report("reply", c->name, reply_shown(r, start));
     request_answered(r);
     if (r->close)
         client_quit(c);
