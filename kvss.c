@@ -675,6 +675,7 @@ struct request {
     enum status status;      /* of the reply; OK while no mistake is found */
     struct str data;         /* of the reply; valid until the store changes */
     const char *reason;      /* why the request is refused, in words, or NULL */
+    bool incomplete;         /* the line is too long, or is the last one and has no LF */
     bool close;              /* close the connection after the reply */
     bool secret;             /* there may be a password in the line: see struct extension, parsed */
 };
@@ -779,7 +780,7 @@ static void request_begin(struct request *r, struct client *c, struct str line) 
     r->hash = 0;
     r->status = OK;
     r->reason = NULL;
-    r->close = r->secret = false;
+    r->incomplete = r->close = r->secret = false;
 }
 
 static enum status request_refuse(struct request *r, const char *reason) {
@@ -1059,7 +1060,9 @@ static bool client_answer(struct client *c, struct request *r) {
     struct command *command = r->command;
     if (c->out.len >= OUTPUT_MAX)
         return false;
-    if (command) {
+    if (r->incomplete) {
+        r->status = BAD_REQUEST;
+    } else if (command) {
         command->count++; /* before it runs: STATS counts itself */
         r->status = request_execute(r);
     }
@@ -1071,25 +1074,30 @@ static bool client_answer(struct client *c, struct request *r) {
     return true;
 }
 
-/* Parses the whole lines from `start` in the input buffer on, but no more than BATCH. Returns how many
- * it has parsed. */
-static size_t lines_parse(struct client *c, size_t start, struct request *batch) {
-    size_t n = 0;
-    while (n < BATCH) {
-        struct str line = str_from(buf_str(&c->in), start);
-        const char *lf = memchr(line.bytes, '\n', line.len);
-        if (!lf)
-            break;
+/* Parses the line at `start` in the input buffer. False: the line has not arrived yet.
+ *
+ * If the buffer is full and has no LF, the line is too long. If nothing more will come, a part of the
+ * last line may be missing. Such a line is refused, whatever it says. It is parsed all the same, so that
+ * extensions see what it is. */
+static bool line_parse(struct client *c, size_t start, struct request *r) {
+    struct str line = str_from(buf_str(&c->in), start);
+    const char *lf = memchr(line.bytes, '\n', line.len);
+    bool too_long = line.len == REQUEST_MAX;
+    bool is_last = line.len > 0 && c->phase == ENDING;
+    if (!lf && !too_long && !is_last)
+        return false;
+    if (lf)
         line.len = lf - line.bytes;
-        start += line.len + 1;
-        if (line.len && lf[-1] == '\r')
-            line.len--;
-        struct request *r = &batch[n++];
-        request_begin(r, c, line);
-        r->end = start;
-        r->status = request_parse(r);
-    }
-    return n;
+    size_t end = start + line.len + (lf != NULL);
+    if (lf && line.len && lf[-1] == '\r')
+        line.len--;
+    request_begin(r, c, line);
+    r->end = end;
+    r->status = request_parse(r);
+    r->incomplete = !lf;
+    if (!lf)
+        r->reason = too_long ? "the line is longer than 65536 bytes" : "the line has no LF";
+    return true;
 }
 
 /* Drops the rest of a line that was too long. The line is answered already. */
@@ -1100,32 +1108,8 @@ static void client_skip(struct client *c) {
     buf_consume(&c->in, rest);
 }
 
-/* What is left in the input buffer has no LF. If the buffer is full, the line is too long. If nothing
- * more will come, a part of the line may be missing. Such a line is refused, whatever it says. It is
- * parsed first, so that extensions see what it is. */
-static void client_run_rest(struct client *c) {
-    struct request r;
-    bool too_long = c->in.len == REQUEST_MAX;
-    bool cut_short = c->in.len > 0 && c->phase == ENDING;
-    if (!too_long && !cut_short)
-        return;
-    if (c->out.len >= OUTPUT_MAX) {
-        c->pending = true; /* until there is room for one more reply */
-        return;
-    }
-    request_begin(&r, c, buf_str(&c->in));
-    r.status = request_parse(&r);
-    requests_parsed(&r, 1);
-    r.status = BAD_REQUEST;
-    if (!r.close) /* an extension may have had another reason */
-        r.reason = too_long ? "the line is longer than 65536 bytes" : "the line has no LF";
-    client_reply(c, &r);
-    c->in.len = 0;
-    c->skipping = too_long;
-}
-
-/* Runs the whole lines in the input buffer, until there are no more, or one of them has to wait. A full
- * batch means that more lines may wait. */
+/* Runs the lines in the input buffer, until there are no more, or one of them has to wait. A full batch
+ * means that more lines may be there. */
 static void client_run_lines(struct client *c) {
     struct request batch[BATCH];
     size_t start = 0; /* of what has not been run */
@@ -1133,20 +1117,19 @@ static void client_run_lines(struct client *c) {
     if (c->skipping)
         client_skip(c);
     do {
-        parsed = lines_parse(c, start, batch);
+        size_t next = start;
+        for (parsed = 0; parsed < BATCH && line_parse(c, next, &batch[parsed]); parsed++)
+            next = batch[parsed].end;
         requests_parsed(batch, parsed);
-        for (run = 0; run < parsed; run++) {
-            if (!client_answer(c, &batch[run]))
-                break;
+        for (run = 0; run < parsed && client_answer(c, &batch[run]); run++) {
             if (c->phase == QUITTING)
                 return; /* the buffer is empty */
             start = batch[run].end;
+            c->skipping = batch[run].incomplete;
         }
     } while (run == BATCH);
     c->pending = run < parsed;
     buf_consume(&c->in, start);
-    if (!c->pending)
-        client_run_rest(c);
 }
 
 static const struct wire lines_wire = {
