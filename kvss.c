@@ -1017,9 +1017,13 @@ static void reply_line(struct buf *out, const struct request *r) {
 
 /* What stderr shows of a request: its line. If there may be a password in the line, only the verb. */
 static struct str request_shown(const struct request *r) {
+    struct str fields[3]; /* version, verb, the rest */
     if (!r->secret)
         return r->line;
-    return str_of(r->command ? r->command->verb : "(not shown)");
+    if (!r->command)
+        return STR("(not shown)");
+    str_split(r->line, fields, 3);
+    return fields[1];
 }
 
 /* What stderr shows of a reply: its line, which begins at `start` in the output. If the reply is secret
