@@ -1331,14 +1331,14 @@ static void on_signal(int signal) {
 }
 
 /* pselect() may return without delivering a blocked signal, if a descriptor is ready at once. A busy
- * server would then never see the signal, so ask sigpending(), too. */
+ * server would then never see the signal. So the server lets signals in here, for a moment. */
 static void loop_check_signals(void) {
-    sigset_t pending;
-    sigemptyset(&pending);
-    sigpending(&pending);
-    if (caught_signal == SIGINT || sigismember(&pending, SIGINT))
+    sigset_t blocked;
+    sigprocmask(SIG_SETMASK, &server.signals, &blocked);
+    sigprocmask(SIG_SETMASK, &blocked, NULL);
+    if (caught_signal == SIGINT)
         server.stopping = "SIGINT";
-    if (caught_signal == SIGTERM || sigismember(&pending, SIGTERM))
+    if (caught_signal == SIGTERM)
         server.stopping = "SIGTERM";
 }
 

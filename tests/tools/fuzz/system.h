@@ -626,7 +626,7 @@ static FILE *quiet; /* what kvss prints on stderr goes here */
 #define setitimer(which, timer, old)           sys_setitimer(timer)
 #define setsockopt(fd, level, name, on, len)   ((void)(on))
 #define shutdown(fd, how)                      sys_shutdown(fd)
-#define sigpending(set)                        ((void)(set))
+#define sigprocmask(how, set, old)             ((void)(set), (void)(old))
 #define socketpair(family, type, p, ends)      sys_socketpair(ends)
 #define stat(path, about)                      sys_stat(path, about)
 #define strdup(s)                              sys_strdup(s)
