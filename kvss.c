@@ -229,7 +229,7 @@ static void buf_consume(struct buf *b, size_t n) {
  * then text that looks like a message of the server, or could send commands to the operator's terminal.
  *
  * stderr may be a pipe that nobody reads. A write would then block the whole server. So the server
- * drops the message instead. */
+ * drops the message instead. The next message that can be written says how many were dropped. */
 
 enum { REPORT_MAX = 2048 }; /* bytes of a line; a longer one is cut and ends in "..." */
 
@@ -270,16 +270,22 @@ static size_t report_escape(char *line, size_t len, struct str text) {
     return len;
 }
 
+static unsigned long long reports_dropped; /* since the last one that was written */
+
+/* With --quiet, errors are printed, and an audit: who became a manager, and what managers did. */
 static void report(const char *what, const char *whom, struct str text) {
     char line[REPORT_MAX + 16]; /* an escaped byte and the end may go past REPORT_MAX */
     struct timespec now;
     struct tm utc;
-    if (options[QUIET].value && strcmp(what, "error") != 0)
+    if (options[QUIET].value && strcmp(what, "error") != 0 && strcmp(what, "audit") != 0)
         return;
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
     size_t len = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
-    len += sprintf(line + len, ".%03ldZ %s", now.tv_nsec / 1000000, what);
+    len += sprintf(line + len, ".%03ldZ ", now.tv_nsec / 1000000);
+    if (reports_dropped)
+        len += sprintf(line + len, "(%llu lines dropped) ", reports_dropped);
+    len += sprintf(line + len, "%s", what);
     if (*whom)
         line[len++] = ' ';
     len = report_escape(line, len, str_of(whom));
@@ -287,10 +293,10 @@ static void report(const char *what, const char *whom, struct str text) {
         line[len++] = ' ';
     len = report_escape(line, len, text);
     len += sprintf(line + len, len < REPORT_MAX ? "\n" : "...\n");
-    if (!fd_takes_bytes(STDERR_FILENO))
-        return;
-    if (write(STDERR_FILENO, line, len) < 0)
-        return; /* no reader is no reason to stop serving */
+    if (fd_takes_bytes(STDERR_FILENO) && write(STDERR_FILENO, line, len) > 0)
+        reports_dropped = 0;
+    else
+        reports_dropped++; /* the server goes on all the same */
 }
 
 /* == 3. Replies ===================================================================================
@@ -607,10 +613,11 @@ struct request; /* see Requests */
 
 static struct {
     uint64_t started;
-    uint64_t now;         /* the time when the last pselect() returned */
-    const char *stopping; /* why the server stops; NULL: it serves */
-    uint64_t stop_by;     /* while it stops: it ends at this time at the latest */
-    uint64_t accept_at;   /* do not accept() before this time */
+    uint64_t now;                 /* the time when the last pselect() returned */
+    volatile sig_atomic_t signal; /* SIGINT or SIGTERM; 0: none so far */
+    const char *stopping;         /* why the server stops; NULL: it serves */
+    uint64_t stop_by;             /* while it stops: it ends at this time at the latest */
+    uint64_t accept_at;           /* do not accept() before this time */
     struct listener {
         const struct wire *wire; /* how requests and replies of its clients look */
         int fd;
@@ -1255,8 +1262,6 @@ enum {
     WAIT_MAX = 86400000,   /* ms, a day: pselect() may refuse to wait more than 31 days */
 };
 
-static volatile sig_atomic_t caught_signal; /* SIGINT or SIGTERM; 0: none so far */
-
 /* 127.0.0.1:9000 or [::1]:9000 */
 static void address_name(const struct sockaddr_storage *address, socklen_t len, char *name) {
     char host[INET6_ADDRSTRLEN] = "?", port[6] = "?";
@@ -1327,7 +1332,7 @@ static void loop_accept(const struct listener *listener) {
 }
 
 static void on_signal(int signal) {
-    caught_signal = signal;
+    server.signal = signal;
 }
 
 /* pselect() may return without delivering a blocked signal, if a descriptor is ready at once. A busy
@@ -1336,9 +1341,9 @@ static void loop_check_signals(void) {
     sigset_t blocked;
     sigprocmask(SIG_SETMASK, &server.signals, &blocked);
     sigprocmask(SIG_SETMASK, &blocked, NULL);
-    if (caught_signal == SIGINT)
+    if (server.signal == SIGINT)
         server.stopping = "SIGINT";
-    if (caught_signal == SIGTERM)
+    if (server.signal == SIGTERM)
         server.stopping = "SIGTERM";
 }
 

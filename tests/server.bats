@@ -383,7 +383,7 @@ up() {
             'KV/1.0 QUIT' "$BYE"
 }
 
-@test "a log whose reader sleeps, or has gone, does not stop the service" {
+@test "diagnostics that nobody reads do not stop the service, and those that were dropped are counted" {
     serve
     stop "$PID"
     mkfifo "$BATS_TEST_TMPDIR/fifo"
@@ -394,6 +394,11 @@ up() {
     wait_until up
     [ "$(seq 1 5000 | talk | grep -c '^426 UPGRADE_REQUIRED$')" = 5000 ]
     up
+    # The reader wakes up: the next line says how many it has missed.
+    while read -r -t 0 -u 7; do read -r -u 7; done
+    up
+    read -r -t 120 -u 7
+    [[ $REPLY =~ ^[0-9TZ:.-]+' ('[1-9][0-9]*' lines dropped) connect 127.0.0.1:'[0-9]+$ ]]
     exec 7>&- # the reader has gone
     [ "$(seq 1 1000 | talk | grep -c '^426 UPGRADE_REQUIRED$')" = 1000 ]
     up
