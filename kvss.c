@@ -8,19 +8,19 @@
  *      4. Store          the hash table
  *      5. Clients        what the server knows of itself and of each client
  *      6. Requests       the commands, and the way from a line to a reply
- *      7. The seam       how Part II adds to all this
+ *      7. Extensions     how Part II adds to all this
  *      8. Connections    recv(), run, send(), close()
  *      9. The loop       pselect(), accept(), stop
  *     10. Start          options, the listening socket, main()
  *
  * Part II is beyond the lab. Read its chapters in any order.
  *
- *     11. Speed          why it is fast              17. Frames        the mailboxes on another wire
- *     12. Slow requests  everybody has a turn        18. Log           the store outlives the server
+ *     11. Speed          why it is fast              17. Frames        mailboxes in a binary format
+ *     12. Slow requests  AUTH and LIST, in turns     18. Log           the store outlives the server
  *     13. Expiry         EXPIRE, EXPIREAT, TTL       19. Compaction    the log is written anew, shorter
  *     14. Roles          private stores, AUTH        20. Replay        the log is run again
- *     15. Patterns       regular expressions         21. Statistics    STATS in other words
- *     16. Mailboxes      CREATE, SEND, CONNECT      22. Limits        what the system gives, and takes
+ *     15. Patterns       regular expressions         21. Statistics    STATS in another format
+ *     16. Mailboxes      CREATE, SEND, CONNECT      22. Limits        of files, memory and time
  *
  * To meet the network first, begin with chapter 9 and come back.
  *
@@ -42,24 +42,25 @@
  *
  *     connection     a stream of bytes in each direction (TCP); it has no lines and no messages
  *     client         a program at the other end of a connection, and what the server knows of it
- *     descriptor     the number by which the kernel knows an open socket or file
+ *     descriptor     the small number that socket(), accept() and open() return
  *     request        a line that a client sends; each request gets exactly one reply, in order
  *     pipelining     a client sends several requests before it reads the first reply
  *     buffer         memory for bytes that have arrived, or that wait to leave
  *     to block       to wait inside a call; this server blocks in pselect() and nowhere else
- *     ready          of a descriptor: recv() or send() on it would not block
+ *     ready          a descriptor is ready if recv() or send() on it returns at once
  *     back-pressure  the server does not read from a client that does not read its replies
- *     half-close     a client ends its own direction (shutdown()) and still reads replies
+ *     half-close     a client has called shutdown(): it sends no more, but still reads replies
  *
  * docs/protocol.md says what the lines mean. C99 and POSIX.1-2008, nothing else. */
 #define _XOPEN_SOURCE     700 /* POSIX.1-2008 with its XSI extension; Part II needs crypt(), nice() */
-#define _FILE_OFFSET_BITS 64 /* files may be longer than 2 GiB, where a long has 32 bits */
+#define _FILE_OFFSET_BITS 64 /* the log of Part II may be longer than 2 GiB on any machine */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -75,7 +76,8 @@
 
 #define KVSS_VERSION "2.0.0"
 
-/* The options of the command line. `value` and `text` hold the default until an option replaces it. */
+/* The options of the command line. They come first, because report() and others look at them. `value`
+ * and `text` hold the default until the command line replaces it. */
 struct option {
     char letter;
     const char *name;
@@ -83,7 +85,7 @@ struct option {
     const char *argument;
     long min, max; /* the value is a number from min to max; if max is 0, the value is a text */
     long value;
-    const char *text; /* NULL: not given */
+    const char *text; /* if the value is a text; NULL: there is none */
     const char *help;
 };
 
@@ -107,8 +109,8 @@ static struct option options[] = {
  *
  * A client sends bytes, not C strings: there may be a NUL among them, and there is none at the end. So
  * a piece of what a client sent is a `str`, a pointer together with a length. A str is a view: it owns
- * no memory, and it is valid only while the bytes stay where they are. A `buf` is memory that fills at
- * its end and empties at its start.
+ * no memory, and it is valid only while the bytes stay where they are. A `buf` owns memory. New bytes are
+ * added behind the last one, and bytes that are done with are removed from the front.
  *
  *     buf.bytes --> [K][V][/][1][.][0][ ][G][E][T][ ][a][\n][ ][ ]...
  *                    '------------- len -----------------'
@@ -152,9 +154,9 @@ static struct str str_from(struct str s, size_t start) {
     return (struct str){s.bytes + start, s.len - start};
 }
 
-/* Splits text at its spaces into fields, but no more than max. The last field is all that is left, with
- * its spaces. Returns how many fields there are: "GET" has one, "GET " has two, and the second one is
- * empty. */
+/* Splits text at its first max - 1 spaces. The last field is the rest of the text, and may have spaces
+ * in it. Returns how many fields there are: "GET" has one, "GET " has two, and the second one is empty.
+ * With max = 4, "A B C D E" has the fields "A", "B", "C" and "D E". */
 static int str_split(struct str text, struct str *fields, int max) {
     int n = 0;
     for (; n < max - 1; n++) {
@@ -173,7 +175,8 @@ static bool is_control(char byte) {
     return (unsigned char)byte < 0x20 || byte == 0x7F;
 }
 
-/* Returns how many bytes at the start of s are surely printable ASCII. It is defined in chapter 7. */
+/* Returns n: the first n bytes of s are printable ASCII. The function is in chapter 7, because Part II
+ * has a fast version of it. */
 static size_t str_printable(struct str s);
 
 static bool str_has_control(struct str s) {
@@ -183,20 +186,21 @@ static bool str_has_control(struct str s) {
     return false;
 }
 
-/* Whether s is UTF-8 without a NUL (RFC 3629). UTF-8 could write one character in several lengths, but
- * only the shortest is allowed. Otherwise a client could hide a character from a check by writing it
- * longer. U+D800 to U+DFFF belong to UTF-16, and U+10FFFF is the last character. */
+/* Whether s is UTF-8 without a NUL (RFC 3629). The scheme could write one character in one byte or in
+ * two, but only the shortest form is allowed. Otherwise a client could hide a character from a check by
+ * writing it longer. U+D800 to U+DFFF belong to UTF-16, and U+10FFFF is the last character. */
 static bool str_is_text(struct str s) {
-    static const uint32_t least[] = {1, 0x80, 0x800, 0x10000}; /* by `following`; 1: no NUL */
+    /* least[n]: the first character that needs n more bytes. A NUL is not allowed, so least[0] is 1. */
+    static const uint32_t least[] = {1, 0x80, 0x800, 0x10000};
     size_t i = str_printable(s);
     while (i < s.len) {
         uint32_t character = (unsigned char)s.bytes[i++];
-        /* The first byte says how many bytes follow. */
+        /* The first byte says how many bytes follow. Each comparison is 0 or 1. */
         int following = (character >= 0xC0) + (character >= 0xE0) + (character >= 0xF0);
         if ((character >= 0x80 && character < 0xC0) || character > 0xF4)
             return false; /* no character begins with this byte */
         if (following > 0)
-            character &= 0x3FU >> following; /* the low 5, 4 or 3 bits */
+            character &= 0x3FU >> following; /* 0x1F, 0x0F or 0x07 */
         for (int k = 0; k < following; k++) {
             if (i == s.len || (s.bytes[i] & 0xC0) != 0x80)
                 return false;
@@ -225,15 +229,16 @@ static void buf_consume(struct buf *b, size_t n) {
 /* == 2. Diagnostics ===============================================================================
  *
  * The operator reads on stderr what happens, one line each: the time (ISO 8601, UTC), what happened,
- * and to whom. The bytes of a client are escaped there. Otherwise a client could send a line feed and
- * then text that looks like a message of the server, or could send commands to the operator's terminal.
+ * and to whom. If a client has sent a control character, the line shows it as \xNN. Otherwise a client
+ * could send a line feed and then text that looks like a message of the server, or could send commands
+ * to the operator's terminal.
  *
  * stderr may be a pipe that nobody reads. A write would then block the whole server. So the server
  * drops the message instead. The next message that can be written says how many were dropped. */
 
 enum { REPORT_MAX = 2048 }; /* bytes of a line; a longer one is cut and ends in "..." */
 
-/* For errors at the start: one line, and the end. */
+/* For errors that the server cannot live with: one line, and the end. The do makes it one statement. */
 #define DIE(status, ...)                                                                           \
     do {                                                                                           \
         fprintf(stderr, "kvss: " __VA_ARGS__);                                                     \
@@ -241,18 +246,15 @@ enum { REPORT_MAX = 2048 }; /* bytes of a line; a longer one is cut and ends in 
         exit(status);                                                                              \
     } while (0)
 
-/* Whether a write would not block. */
+/* Whether write() to fd would return at once. */
 static bool fd_takes_bytes(int fd) {
-    struct timespec at_once = {0, 0};
-    fd_set writable;
-    FD_ZERO(&writable);
-    FD_SET(fd, &writable);
-    return pselect(fd + 1, NULL, &writable, NULL, &at_once, NULL) > 0;
+    struct pollfd about = {fd, POLLOUT, 0};
+    return poll(&about, 1, 0) > 0;
 }
 
 /* Copies the text to the line, up to REPORT_MAX bytes in all. A control character or a backslash
- * becomes \xNN. Bytes past ASCII stay if the text is UTF-8 and has none of the control characters U+0080
- * to U+009F, which are C2 80 to C2 9F in UTF-8. Otherwise they become \xNN, too. Returns the new
+ * becomes \xNN. U+0080 to U+009F are control characters, too; in UTF-8, they are the bytes C2 80 to C2
+ * 9F. If the text has one of these, or is not UTF-8, all its bytes above 7F become \xNN. Returns the new
  * length. */
 static size_t report_escape(char *line, size_t len, struct str text) {
     bool keep_utf8 = str_is_text(text);
@@ -302,8 +304,8 @@ static void report(const char *what, const char *whom, struct str text) {
 /* == 3. Replies ===================================================================================
  *
  * A request has one reply, a line: a code for programs and its name for people. If there is data, a
- * space and the data follow. The first digit is the most important. 2 means that the request is done, 4
- * that the client has to change something, 5 that the server has failed. The codes are those of HTTP
+ * space and the data follow. The first digit tells the kind: 1 is a message, 2 means that the request is
+ * done, 4 that the client has to change something, 5 that the server has failed. The codes are those of HTTP
  * (RFC 9110, section 15). Some codes are used by Part II only. */
 
 enum status {
@@ -347,19 +349,22 @@ static const char *const statuses[] = {
  *                [2] --> entry "bar" --> NULL
  *
  * Most hash tables double when they are full, and move all their entries at once. For a million keys
- * that is a pause of a tenth of a second. This table adds two chains with each new key instead: linear
- * hashing (Litwin, 1980). Chains are split in order, from 0 on: some of a chain's entries stay, and the
- * others move to a new chain at the end. When all chains have been split, the next round begins.
+ * that is a pause of a tenth of a second. This table adds at most two chains with each new key instead:
+ * linear hashing (Litwin, 1980). Chains are split in order, from 0 on: some of a chain's entries stay,
+ * and the others move to a new chain at the end. When all chains have been split, the next round begins,
+ * and the array doubles.
  *
- *     This round began with 4 chains. chains_size is 8, and chains_len is 5. Chain 1 is the next to be
- *     split: its entries with hash % 8 == 5 move to the new chain 5.
+ *     With small numbers: this round began with 4 chains, and the array got room for 8 (chains_size).
+ *     Now there are 5 chains (chains_len). Chain 1 is the next to be split: its entries with
+ *     hash % 8 == 5 move to the new chain 5.
  *
  *           0   1   2   3   4                  0   1   2   3   4   5
  *         [ a ][b c][ d ][ e ][ f ]   --->   [ a ][ b ][ d ][ e ][ f ][ c ]
  *               '- the next to be split            '- hash % 8 is 1     '- hash % 8 is 5
  *
- * A hash is SipHash-1-3 of the key with a random seed (Aumasson and Bernstein, 2012). If clients could
- * compute it, they could choose keys that all share one chain, and every search would pass them all. */
+ * A hash is SipHash-1-3 of the key with a random seed (Aumasson and Bernstein, 2012). A client that could
+ * compute hashes could choose many keys of one chain, and every search in that chain would be slow. The
+ * seed is secret, so no client can. */
 
 enum {
     KEY_MAX = 250,   /* bytes; entry.key_len has to hold it */
@@ -370,7 +375,7 @@ struct entry { /* one allocation, exactly as long as it has to be */
     struct entry *next;
     uint32_t hash; /* the lower half of the hash of its key */
     uint32_t value_len;
-    uint32_t note;   /* 0 in Part I; an extension may keep a number here */
+    uint32_t note;   /* 0 in Part I; Part II: where an extension keeps more about this entry */
     uint8_t key_len; /* 1 to KEY_MAX */
     char bytes[];    /* the key, then the value */
 };
@@ -384,6 +389,7 @@ static struct store {
 
 static uint64_t hash_seed[2];
 
+/* The next four functions are SipHash as its paper has it. You may go on with entry_key(). */
 static uint64_t rotate(uint64_t x, int bits) {
     return x << bits | x >> (64 - bits);
 }
@@ -406,13 +412,12 @@ static inline void sip_word(uint64_t v[4], uint64_t word) {
     v[0] ^= word;
 }
 
-/* This is SipHash as its paper has it; a reader may go on with entry_key(). Words are read in the
- * machine's own byte order: a hash never leaves this process. */
+/* Words are read in the machine's own byte order: a hash never leaves this process. */
 static uint64_t hash_key(struct str key) {
     uint64_t v[4] = {hash_seed[0] ^ 0x736f6d6570736575, hash_seed[1] ^ 0x646f72616e646f6d,
                      hash_seed[0] ^ 0x6c7967656e657261, hash_seed[1] ^ 0x7465646279746573};
     uint64_t word;
-    uint64_t last = (uint64_t)key.len << 56; /* the length, and the bytes that fill no word */
+    uint64_t last = (uint64_t)key.len << 56; /* the length, and the 0 to 7 bytes that are left */
     while (key.len >= sizeof word) {
         memcpy(&word, key.bytes, sizeof word);
         sip_word(v, word);
@@ -446,8 +451,8 @@ static bool store_init(struct store *st) {
     return st->chains != NULL;
 }
 
-/* Returns the chain that the hash selects. If chain i does not exist yet, its keys are still in chain
- * i - chains_size / 2, from which it will be split. */
+/* Returns the address of the first pointer of the chain that the hash selects. If chain i does not exist
+ * yet, its keys are in chain i - chains_size / 2. They move when chain i is added. */
 static struct entry **store_chain(const struct store *st, uint64_t hash) {
     uint32_t i = hash & (st->chains_size - 1);
     if (i >= st->chains_len)
@@ -455,9 +460,10 @@ static struct entry **store_chain(const struct store *st, uint64_t hash) {
     return &st->chains[i];
 }
 
-/* Returns where the pointer to the key's entry is stored: in the array of chains, or in the `next` of the
- * entry before it. So the caller can change that pointer. If the key is missing, the pointer is the NULL
- * at the end of the chain, and a new entry can be put there.
+/* Returns the address of the pointer that points to the key's entry. This pointer is in the array of
+ * chains, or it is the `next` of the entry before. To remove the entry or to replace it, write to the
+ * pointer. If the key is missing, the pointer is the NULL at the end of its chain, and a new entry can be
+ * put there.
  *
  *     chains[i] ---> entry "city" ---> entry "foo" ---> NULL       for "foo": &city->next
  */
@@ -483,7 +489,8 @@ static void store_grow(struct store *st) {
         st->chains_size *= 2;
     }
     uint32_t added = st->chains_len++;
-    struct entry **from = &st->chains[added - st->chains_size / 2]; /* in the picture: 5 - 8 / 2 */
+    /* `from` walks along the old chain (in the picture: 5 - 8 / 2), `to` is the end of the new one. */
+    struct entry **from = &st->chains[added - st->chains_size / 2];
     struct entry **to = &st->chains[added];
     while (*from) {
         struct entry *e = *from;
@@ -498,7 +505,7 @@ static void store_grow(struct store *st) {
     *to = NULL;
 }
 
-static void entry_forget(struct entry *e); /* see The seam */
+static void entry_forget(struct entry *e); /* see Extensions */
 
 static void entry_free(struct store *st, struct entry *e) {
     if (e->note)
@@ -507,11 +514,12 @@ static void entry_free(struct store *st, struct entry *e) {
     free(e);
 }
 
-/* SERVER_ERROR: out of memory, and the store is as it was. */
+/* Returns CREATED for a new key, OK for a new value of an old key, and SERVER_ERROR if memory is out: the
+ * store is then as it was. */
 static enum status store_put(struct store *st, uint64_t hash, struct str key, struct str value) {
     struct entry **link = store_find(st, hash, key);
     struct entry *old = *link;
-    if (old && !old->note && old->value_len == value.len) {
+    if (old && !old->note && old->value_len == value.len) { /* it fits in the old one's place */
         memcpy(old->bytes + key.len, value.bytes, value.len);
         return OK;
     }
@@ -551,36 +559,36 @@ static void store_remove(struct store *st, struct entry **link) {
  * Here is what the server remembers from one turn of the loop to the next, of itself and of each client.
  * A client is a small state machine:
  *
- *          accept()
- *             |
- *             v    recv() says: no more will come
- *     .----- OPEN -------------------------------> ENDING ---.
- *     |       |                                              |
- *     |       | QUIT, or the server stops                    |
- *     |       v                                              |
- *     |   QUITTING --- its replies are sent, ---> LINGERING  | its replies
- *     |                shutdown()                  |         | are sent
- *     | an error, or it was                        |         |
- *     | idle for too long                          | it has closed, too,
- *     |                                            | or a second has passed
- *     |                                            v         |
- *     '----------------------------------------> CLOSED <----'
+ *     accept()
+ *        |
+ *        v     recv() returns 0          all replies are sent
+ *      OPEN --------------------> ENDING --------------------> CLOSED
+ *        |                          |                             ^
+ *        | QUIT, or                 | QUIT                        | the client has closed, too,
+ *        | the server stops         |                             | or a second has passed
+ *        v                          |                             |
+ *     QUITTING <--------------------'                             |
+ *        |                                                        |
+ *        '----------------------------------> LINGERING ----------'
+ *            all replies are sent: shutdown()
  *
- * Why LINGERING: If we close() a socket while bytes from the client are unread, TCP sends a reset. The
- * reset can overtake the last reply, "200 OK bye", and destroy it (RFC 1122, section 4.2.2.13). So the
- * server ends its own direction with shutdown(). It reads and drops what still comes, until the client
- * closes. */
+ * From each phase, an error leads to CLOSED. So does --timeout, if the client is idle.
+ *
+ * Why LINGERING: If a server calls close() while bytes from the client are unread, TCP sends a reset,
+ * which ends the connection at once. The reset can overtake the last reply, "200 OK bye", and destroy it
+ * (RFC 1122, section 4.2.2.13). So the server ends its own direction with shutdown(). It reads and drops
+ * what still comes, until the client closes. */
 
-enum { EXTENSIONS_MAX = 16 }; /* see The seam */
+enum { EXTENSIONS_MAX = 16 }; /* see Extensions */
 
 enum phase { CLOSED, OPEN, ENDING, QUITTING, LINGERING };
 
 enum {
     ADDRESS_MAX = INET6_ADDRSTRLEN + sizeof "[]:65535",
     REQUEST_MAX = 65536, /* bytes of a line with its LF */
-    REPLY_MAX = 69632,   /* bytes; the longest reply is a value of nearly REQUEST_MAX */
-    OUTPUT_MAX = 32768,  /* bytes of replies: while more of them wait, no request is run */
-    REPORTS_MAX = 20, /* error lines on stderr for a client; without a limit it could fill a disk */
+    REPLY_MAX = 69632,   /* bytes of a reply: a value of nearly REQUEST_MAX, and more */
+    OUTPUT_MAX = 32768,  /* bytes: while so many wait to be sent, no request of the client runs */
+    REPORTS_MAX = 20,    /* lines on stderr for a client's mistakes, which could fill a disk */
 };
 
 static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reach */
@@ -588,22 +596,22 @@ static const uint64_t NEVER = UINT64_MAX; /* a time that the clock does not reac
 /* All times are milliseconds of the monotonic clock, which nobody can set. */
 static struct client {
     enum phase phase;
-    const struct wire *wire; /* how its requests and replies look: see The seam */
+    const struct wire *wire; /* how its requests and replies look: see Extensions */
     struct store *store;     /* its requests are about this store */
     struct buf in;           /* requests that have arrived, and the beginning of the next one */
     struct buf out;          /* replies that wait to be sent */
     bool pending;            /* a request in `in` could not be run yet */
-    bool blocked;            /* send() took less than all: the kernel's buffer for it is full */
-    bool skipping;           /* its line was too long: drop bytes up to the LF of that line */
-    int reports;             /* lines on stderr so far */
-    uint64_t last_active;    /* the time of the last request or send */
-    uint64_t wait_until;     /* do not run the waiting request before this time (used with WAIT) */
-    uint64_t linger_until;   /* LINGERING: close at this time, even if the client does not */
-    char name[ADDRESS_MAX];  /* its end of the connection: 127.0.0.1:48106 */
-} clients[FD_SETSIZE];       /* the index is the descriptor */
+    bool blocked;          /* the last send() took only a part: wait until the socket is writable */
+    bool skipping;         /* its line was too long: drop bytes up to the LF of that line */
+    int reports;           /* lines on stderr about its mistakes so far */
+    uint64_t last_active;  /* the time of the last request or send */
+    uint64_t wait_until;   /* Part II, with WAIT: do not run the pending request before this time */
+    uint64_t linger_until; /* LINGERING: close at this time, even if the client does not */
+    char name[ADDRESS_MAX]; /* its end of the connection: 127.0.0.1:48106 */
+} clients[FD_SETSIZE];      /* the index is the descriptor */
 
 /* The buffers are static. So a client can connect and delete keys even when malloc() fails. They take
- * 172 MB of address space, but the system gives memory only to pages that are used. */
+ * 172 MB of address space, but a part that is never written takes no memory. */
 static struct {
     char in[REQUEST_MAX];
     char out[OUTPUT_MAX + REPLY_MAX];
@@ -625,7 +633,7 @@ static struct {
     int listeners_len;
     int fd_highest;       /* the highest descriptor that a listener or a client has had */
     int clients;          /* how many are connected */
-    sigset_t signals;     /* blocked while pselect() waits; SIGINT and SIGTERM are not */
+    sigset_t signals;     /* the mask while pselect() waits: it lets SIGINT and SIGTERM through */
     int turn[FD_SETSIZE]; /* the descriptors of the clients that this turn serves */
     int turn_len;
     bool turn_all;                            /* this turn serves all clients */
@@ -663,7 +671,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) {
 
 /* == 6. Requests ==================================================================================
  *
- *     request = "KV/1.0" SP verb [SP key [SP value]]
+ *     request = "KV/1.0" SP verb [SP key [SP value]]       SP is one space
  *
  * The server parses a line: it cuts the line into fields, and looks for the verb in the table of
  * commands. The first mistake decides the reply. If there is no mistake, the function of the command
@@ -677,12 +685,12 @@ struct request {
     struct str line;         /* without its LF or CR LF */
     size_t end;              /* where the next line begins in the input buffer */
     struct command *command; /* the command with this verb; NULL: there is none */
-    struct str key, value;   /* the arguments; an argument that was not given is empty */
+    struct str key, value;   /* the first and the second argument; empty if it was not given */
     uint64_t hash;           /* of the key */
     enum status status;      /* of the reply; OK while no mistake is found */
-    struct str data;         /* of the reply; valid until the store changes */
+    struct str data;         /* of the reply; it may point into the store */
     const char *reason;      /* why the request is refused, in words, or NULL */
-    bool incomplete;         /* the line is too long, or is the last one and has no LF */
+    bool incomplete;         /* the line has no LF: it is too long, or the client ended within it */
     bool close;              /* close the connection after the reply */
     bool secret;             /* there may be a password in the line: see struct extension, parsed */
 };
@@ -692,13 +700,13 @@ enum {
     CHANGES = 1,    /* it changes the store */
     ADDS = 2,       /* it may need memory for that */
     MANAGEABLE = 4, /* managers may run it on other clients' stores */
-    BECOMES = 8,    /* before it is logged, it becomes another command */
+    BECOMES = 8,    /* the log has another command in its place: EXPIREAT for EXPIRE */
 };
 
 struct command {
     const char *verb;
     const char *usage; /* the verb, and the names of the arguments */
-    int min, max;      /* how many arguments; the second one is the rest of the line */
+    int min, max;      /* how many arguments; the second one may have spaces in it */
     enum status (*run)(struct request *);
     int flags;
     unsigned long long count; /* requests so far */
@@ -776,8 +784,8 @@ static struct command *command_named(struct str verb) {
     return NULL;
 }
 
-/* Fills in a request of which only the client and the line are known. `end` is for the caller. To set the
- * members one by one takes less time than to clear the whole struct first. */
+/* Sets all members to their first values, but `end`, which the caller sets. To set them one by one takes
+ * less time than to clear the whole struct: 7 % of the throughput. */
 static void request_begin(struct request *r, struct client *c, struct str line) {
     r->client = c;
     r->store = c->store;
@@ -796,8 +804,8 @@ static enum status request_refuse(struct request *r, const char *reason) {
 }
 
 /* Returns in words why the request was refused. NULL: it was not refused, or there is nothing to add.
- * If a 400 has no reason of its own, the arguments are wrong, and the text shows the right ones. The
- * text is valid until the next call. */
+ * If a 400 has no reason of its own, the arguments are wrong, and the usage shows what is right. The text
+ * is valid until the next call. */
 static const char *request_reason(const struct request *r) {
     if (r->reason || r->status != BAD_REQUEST || !r->command)
         return r->reason;
@@ -827,7 +835,7 @@ static enum status request_parse(struct request *r) {
         r->reason = "a request begins with KV/1.0 and a space";
         return UPGRADE;
     }
-    /* The command comes first: extensions look at it even if the line is refused. */
+    /* The command is found before the next checks: Part II needs it even if the line is refused. */
     r->command = command_named(fields[1]);
     if (!str_is_text(r->line))
         return request_refuse(r, "the line is not UTF-8, or has a NUL in it");
@@ -840,17 +848,18 @@ static enum status request_parse(struct request *r) {
     return request_arguments(r, n - 2);
 }
 
-/* == 7. The seam ==================================================================================
+/* == 7. Extensions ================================================================================
  *
- * In a first reading, go on with chapter 8. In Part I alone, a loop over extensions does nothing.
+ * In a first reading, go on with chapter 8. What you need from here: EACH_EXTENSION is a loop over the
+ * chapters of Part II that have a function for this moment. In Part I alone, the loop does nothing. A
+ * `wire` is how requests and replies look. In Part I it is always lines_wire: lines.
  *
- * A seam is where two parts of a garment are joined. Here Part II joins Part I, and adds to the server
- * without a change in Part I. Each chapter of Part II fills one struct, an
+ * Part II adds to the server without a change in Part I. Each chapter of Part II fills one struct, an
  * extension. The struct holds rows for the tables of Part I, and functions that Part I calls at certain
- * moments. A member that is NULL adds nothing. The last lines of the file list these structs.
+ * moments. A member that is NULL adds nothing.
  *
- * The list is declared here without values, and defined with them at the end of the file (C99, 6.9.2:
- * a tentative definition). If Part II is cut off, the list is all NULL, and Part I is the whole server.
+ * The list of these structs is declared here without values, and is defined with them at the end of Part
+ * II. C99 allows that (6.9.2). If Part II is cut off, all pointers in the list are NULL.
  *
  * An extension keeps what it knows of clients in an array of its own. The index is the descriptor.
  *
@@ -889,7 +898,7 @@ struct extension {
     enum status (*allow)(struct request *);
     /* The request has run, and its reply is in the output buffer. */
     void (*answered)(const struct request *);
-    /* Does the work of str_printable() in less time. The result may be less than the true number. */
+    /* Does the work of str_printable() in less time. It may stop early, but must not count too many. */
     size_t (*printable)(struct str);
     /* An entry whose note is not 0 is about to be freed. */
     void (*forget)(struct entry *);
@@ -960,18 +969,23 @@ static void requests_parsed(struct request *requests, size_t n) {
  *
  * TCP carries a stream of bytes. It knows nothing of lines: one recv() may bring half a line, or two
  * hundred lines. So the client's input buffer collects the bytes that arrive. The server runs every
- * whole line in the buffer. The beginning of the next line waits there for its rest.
+ * whole line in the buffer. An incomplete line stays there until its rest has arrived.
  *
  *     in:   [ GET a \n | GET b \n | GE ]        out:  [ 200 OK 1 \n | 200 OK 2 \n ]
  *             run        run        waits             leaves with one send()
  *
  * The server takes the lines in batches of up to BATCH. It parses all lines of a batch, and then runs
  * them in order. It could run each line as soon as it is parsed, and the replies would be the same. But
- * with a batch, it knows several keys before it needs the first one. Chapter 11, Speed, uses that.
+ * with a batch, the processor can fetch several entries from memory at once: see chapter 11, Speed.
+ *
+ * All sockets are non-blocking: fcntl() has set O_NONBLOCK. When there is nothing to read, or no room to
+ * send, recv() and send() do not wait. They return -1, and errno is EAGAIN. pselect() tells when to try
+ * again.
  *
  * While replies wait to be sent, the server reads nothing more from this client. So a client that sends
- * and never reads fills its own socket and not the server's memory. That is back-pressure. And one turn
- * reads at most READ_MAX bytes from a client, so that the other clients do not wait long. */
+ * and never reads fills the kernel's buffers and not the server's memory; then its own send() blocks. That
+ * is back-pressure. And one turn reads at most READ_MAX bytes from a client, so that the other clients do
+ * not wait long. */
 
 enum {
     READ_MAX = 16384, /* bytes: some 250 small requests */
@@ -979,7 +993,8 @@ enum {
     LINGER_MS = 1000, /* how long a client may take to close after QUIT, or when the server stops */
 };
 
-/* POSIX has two names for "nothing for now", and lets a signal interrupt any call. */
+/* Whether to try again later. EAGAIN and EWOULDBLOCK mean "nothing for now"; some systems return the one,
+ * some the other. EINTR means that a signal interrupted the call. */
 static bool would_block(void) {
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
 }
@@ -1002,7 +1017,8 @@ static void client_quit(struct client *c) {
     c->in.len = 0;
 }
 
-/* Runs the command if every extension allows it and the line has no mistake. */
+/* First every extension may refuse the request. Then a mistake in the line decides. Without one, the
+ * command runs. */
 static enum status request_execute(struct request *r) {
     for (int i = 0; server.allow[i]; i++) {
         enum status status = server.allow[i](r);
@@ -1012,7 +1028,7 @@ static enum status request_execute(struct request *r) {
     return r->status == OK ? r->command->run(r) : r->status;
 }
 
-/* The caller has made sure that there is room. */
+/* Like buf_append(), it needs room: see OUTPUT_MAX and REPLY_MAX. */
 static void reply_line(struct buf *out, const struct request *r) {
     buf_append(out, str_of(statuses[r->status]));
     if (r->data.len) {
@@ -1077,7 +1093,7 @@ static bool client_answer(struct client *c, struct request *r) {
         command->count++; /* before it runs: STATS counts itself */
         r->status = request_execute(r);
     }
-    if (r->status == WAIT) { /* only a command can wait */
+    if (r->status == WAIT) { /* so there is a command */
         command->count--;
         return false;
     }
@@ -1087,9 +1103,9 @@ static bool client_answer(struct client *c, struct request *r) {
 
 /* Parses the line at `start` in the input buffer. False: the line has not arrived yet.
  *
- * If the buffer is full and has no LF, the line is too long. If nothing more will come, a part of the
- * last line may be missing. Such a line is refused, whatever it says. It is parsed all the same, so that
- * extensions see what it is. */
+ * If the buffer is full and has no LF, the line is too long. If the client has ended, a last line without
+ * LF may be only half of what the client wanted to send. Such a line is refused, whatever it says. It is
+ * parsed all the same, so that extensions see what it is. */
 static bool line_parse(struct client *c, size_t start, struct request *r) {
     struct str line = str_from(buf_str(&c->in), start);
     const char *lf = memchr(line.bytes, '\n', line.len);
@@ -1119,8 +1135,8 @@ static void client_skip(struct client *c) {
     buf_consume(&c->in, rest);
 }
 
-/* Runs the lines in the input buffer, until there are no more, or one of them has to wait. A full batch
- * means that more lines may be there. */
+/* Runs the lines in the input buffer, until there are no more, or one of them has to wait. If a full
+ * batch has run, there may be more lines. */
 static void client_run_lines(struct client *c) {
     struct request batch[BATCH];
     size_t start = 0; /* of what has not been run */
@@ -1147,12 +1163,14 @@ static const struct wire lines_wire = {
     client_run_lines, reply_line, {"503 SERVICE_UNAVAILABLE\n", 24}};
 
 static void client_read(struct client *c) {
-    size_t room = REQUEST_MAX - c->in.len; /* never 0: a full buffer has been run, or waits */
+    /* There is room. If the buffer was full, its lines have run; or a request is pending, and then the
+     * server does not read. */
+    size_t room = c->in.size - c->in.len;
     char *end = c->in.bytes + c->in.len;
     ssize_t n = recv(client_fd(c), end, room < READ_MAX ? room : READ_MAX, 0);
     if (n < 0 && would_block()) {
-        /* If the server stops, and nothing more has arrived from this client, the client is done.
-         * EINTR does not tell what has arrived, so the next turn tries again. */
+        /* When the server stops, and nothing more is here from this client, the client is done. EINTR
+         * does not tell whether something is here, so the next turn tries again. */
         if (server.stopping && c->phase == OPEN && errno != EINTR)
             client_quit(c);
         return;
@@ -1170,7 +1188,8 @@ static void client_read(struct client *c) {
     c->wire->run(c);
 }
 
-/* Sends what there is, until the kernel takes no more. */
+/* Sends what there is, until the kernel takes no more. In Part I, the loop runs once or twice; in Part
+ * II, `feed` may add more to the output. */
 static void client_send(struct client *c) {
     while (c->phase != CLOSED && !c->blocked) {
         EACH_EXTENSION (x, feed)
@@ -1232,8 +1251,8 @@ static uint64_t client_deadline(const struct client *c) {
  *
  *     replies wait                       writable
  *     nothing waits                      readable
- *     a request waits and may run now    writable: a socket with free room is always writable, so the
- *                                        next turn comes at once
+ *     a request waits and may run now    writable: pselect() returns at once for a socket with free
+ *                                        room, and the request runs in the next turn
  *     a request must wait, no replies    neither: a time ends the wait
  */
 static void client_watch(const struct client *c, fd_set *readable, fd_set *writable) {
@@ -1246,15 +1265,16 @@ static void client_watch(const struct client *c, fd_set *readable, fd_set *writa
 
 /* == 9. The loop ==================================================================================
  *
- * One thread serves everybody. pselect() gets two sets of descriptors, waits until one of them is
- * ready or the time is over, and leaves in the sets those that are ready. Nothing else in the server
- * waits, so nobody has to wait for a client that is slow or silent.
+ * One thread serves everybody. pselect() gets two sets of descriptors. It waits until a descriptor in the
+ * sets is ready, or until a time is over. Then it removes from the sets all descriptors that are not
+ * ready. Nothing else in the server waits, so nobody has to wait for a client that is slow or silent.
  *
  * A set holds descriptors below FD_SETSIZE, 1,024 as a rule. With a higher one, FD_SET() would write
- * past its end. So the server takes no client whose descriptor is too high.
+ * behind the end of the set. So the server takes no client whose descriptor is too high.
  *
- * A signal that comes just before a wait would be seen only after the wait. pselect() closes that gap:
- * SIGINT and SIGTERM are blocked (the kernel keeps them back), except while pselect() waits. */
+ * A danger: the server looks whether a signal has come; then one comes; then the server waits, and does
+ * not know of the signal. So SIGINT and SIGTERM are blocked: the kernel keeps them back. pselect() lets
+ * them in while it waits, and returns when one comes. */
 
 enum {
     ACCEPT_PAUSE_MS = 100, /* after accept() has failed; a try at once would fail again */
@@ -1270,7 +1290,7 @@ static void address_name(const struct sockaddr_storage *address, socklen_t len, 
     snprintf(name, ADDRESS_MAX, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-/* Makes the descriptor a client. False: an extension has no room for the client. */
+/* Starts a client on a descriptor. False: an extension has no room for the client. */
 static bool client_open(struct client *c, const struct wire *wire, const char *name) {
     int fd = client_fd(c);
     *c = (struct client){.phase = OPEN, .wire = wire, .store = &store, .last_active = server.now};
@@ -1284,7 +1304,7 @@ static bool client_open(struct client *c, const struct wire *wire, const char *n
         return false;
     }
     server.clients++;
-    server.turn[server.turn_len++] = fd; /* an extension may keep these for the next turn */
+    server.turn[server.turn_len++] = fd; /* the newcomer may have sent something already */
     if (fd > server.fd_highest)
         server.fd_highest = fd;
     report("connect", c->name, STR(""));
@@ -1443,7 +1463,7 @@ static void loop_turn(void) {
 static void loop_run(void) {
     while (!server.stopping)
         loop_turn();
-    server.turn_len = 0; /* makes room for the newcomers */
+    server.turn_len = 0; /* room for the newcomers: the list has a place for each descriptor */
     for (int i = 0; i < server.listeners_len; i++) {
         loop_accept(&server.listeners[i]);
         close(server.listeners[i].fd);
@@ -1460,7 +1480,7 @@ static void loop_run(void) {
 
 /* == 10. Start ====================================================================================
  *
- * The options, the listening socket, the loop. A server that wants to be reached calls these in turn:
+ * The options, the listening socket, the loop. These are the calls of a TCP server, in order:
  *
  *     getaddrinfo()  turns a name or an address in text into an address for the calls below
  *     socket()       makes a socket
@@ -1492,8 +1512,8 @@ static void start_tables(void) {
         server.answered[answered++] = x->answered;
 }
 
-/* Sets the option to the value. An empty text is refused. Otherwise a script whose variable is not set
- * would start a server without its file. */
+/* Sets the option to the value. An empty text is refused: it comes from a script whose variable is not
+ * set. */
 static void option_set(struct option *o, const char *value) {
     char *end;
     if (!o->argument) {
@@ -1507,9 +1527,8 @@ static void option_set(struct option *o, const char *value) {
         return;
     }
     o->value = strtol(value, &end, 10);
-    bool is_number =
-        *value && strchr("0123456789", *value) && !*end; /* strtol() would allow " +1" */
-    if (!is_number || o->value < o->min || o->value > o->max)
+    /* strtol() would allow " +1", too */
+    if (strspn(value, "0123456789") == 0 || *end || o->value < o->min || o->value > o->max)
         DIE(EXIT_USAGE, "%s: '%s' is not a number from %ld to %ld", o->name, value, o->min, o->max);
 }
 
@@ -1575,8 +1594,8 @@ static void help_print(void) {
         printf("  KV/1.0 %s\n", row->usage);
 }
 
-/* If stderr is closed, a client could get its descriptor, and diagnostics would go to that client. So
- * /dev/null takes the descriptors of stdin, stdout and stderr that are closed. */
+/* accept() returns the lowest descriptor that is free. If stderr were closed, a client would get number
+ * 2, and diagnostics would go to that client. So open() takes 0, 1 and 2 first, if they are free. */
 static void start_standard_files(void) {
     int fd = STDIN_FILENO;
     while (fd >= 0 && fd <= STDERR_FILENO)
@@ -1595,8 +1614,8 @@ static void start_store(void) {
         DIE(EXIT_FAILURE, "out of memory");
 }
 
-/* If the server sends to a client that is gone, the kernel sends SIGPIPE to the server, which would end
- * the server. So the server ignores SIGPIPE. Then send() fails, and the server closes that client. */
+/* If a client is gone, send() to it raises SIGPIPE, and SIGPIPE ends a process. The server ignores the
+ * signal. Then send() returns -1, and the server closes that client. */
 static void start_signals(void) {
     struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
     sigset_t stops;
@@ -1613,7 +1632,7 @@ static void start_signals(void) {
 
 /* After a server has stopped, the kernel remembers its connections for a minute (TIME-WAIT; RFC 9293,
  * section 3.6.1). Without SO_REUSEADDR, the next server could not listen on the same port during that
- * minute. -1: errno says why. */
+ * minute. Returns the descriptor, or -1 with errno set. */
 static int listen_on(const struct addrinfo *a) {
     int on = 1;
     int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
@@ -1629,7 +1648,8 @@ static int listen_on(const struct addrinfo *a) {
     return -1;
 }
 
-/* Opens a socket to which the clients of a wire connect. `what` goes before its address on stderr. */
+/* Opens a socket to which the clients of a wire connect. A name can have several addresses; the first that
+ * works is taken. `what` goes before its address on stderr. */
 static void start_listening(const struct wire *wire, long number, const char *what) {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
     struct sockaddr_storage address;
@@ -1684,7 +1704,7 @@ int main(int argc, char **argv) {
 
 /* == PART II ======================================================================================
  *
- * Beyond the lab. Each chapter ends with the struct by which it joins the server; see The seam. */
+ * Beyond the lab. Each chapter ends with the struct by which it joins the server; see Extensions. */
 
 #include <aio.h>
 #include <ctype.h>
