@@ -1614,20 +1614,25 @@ static void start_store(void) {
         DIE(EXIT_FAILURE, "out of memory");
 }
 
+/* From now on, the signal is blocked, except while pselect() waits and in loop_check_signals(). */
+static void signal_catch(int number, void (*handler)(int)) {
+    struct sigaction action = {.sa_handler = handler};
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, number);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    sigdelset(&server.signals, number);
+    if (sigaction(number, &action, NULL) < 0)
+        DIE(EXIT_FAILURE, "sigaction: %s", strerror(errno));
+}
+
 /* If a client is gone, send() to it raises SIGPIPE, and SIGPIPE ends a process. The server ignores the
  * signal. Then send() returns -1, and the server closes that client. */
 static void start_signals(void) {
-    struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
-    sigset_t stops;
-    sigemptyset(&stops);
-    sigaddset(&stops, SIGINT);
-    sigaddset(&stops, SIGTERM);
-    sigprocmask(SIG_BLOCK, &stops, &server.signals);
-    sigdelset(&server.signals, SIGINT);
-    sigdelset(&server.signals, SIGTERM);
-    if (sigaction(SIGINT, &stop, NULL) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
-        sigaction(SIGPIPE, &ignore, NULL) < 0)
-        DIE(EXIT_FAILURE, "sigaction: %s", strerror(errno));
+    sigprocmask(SIG_BLOCK, NULL, &server.signals); /* blocks nothing, but gets the mask */
+    signal_catch(SIGINT, on_signal);
+    signal_catch(SIGTERM, on_signal);
+    signal(SIGPIPE, SIG_IGN);
 }
 
 /* After a server has stopped, the kernel remembers its connections for a minute (TIME-WAIT; RFC 9293,
@@ -1883,14 +1888,7 @@ static uint64_t speed_wake_at(void) {
 }
 
 static void speed_start(void) {
-    struct sigaction alarm = {.sa_handler = on_alarm};
-    sigset_t alarms;
-    sigemptyset(&alarms);
-    sigaddset(&alarms, SIGALRM);
-    sigprocmask(SIG_BLOCK, &alarms, NULL);
-    sigdelset(&server.signals, SIGALRM);
-    if (sigaction(SIGALRM, &alarm, NULL) < 0)
-        DIE(EXIT_FAILURE, "sigaction: %s", strerror(errno));
+    signal_catch(SIGALRM, on_alarm);
 }
 
 static const struct extension speed_extension = {
