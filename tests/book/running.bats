@@ -11,23 +11,90 @@ setup() { fresh_copy; }
     check_page docs/running.md
 }
 
+# as_root: from now on, sudo works below a folder, SYSTEM. What needs a real system is printed.
+as_root() {
+    SYSTEM=$BATS_TEST_TMPDIR/system
+    mkdir -p "$SYSTEM/etc/systemd/system" "$SYSTEM/var/lib/kvss"
+    sudo() {
+        local words=("${@/#\/etc\//$SYSTEM/etc/}")
+        words=("${words[@]/#\/var\//$SYSTEM/var/}")
+        words=("${words[@]/#--reference=\/var\//--reference=$SYSTEM/var/}")
+        [ "$*" != 'make install' ] || words+=(DESTDIR="$SYSTEM")
+        "${words[@]}"
+    }
+    systemctl() { echo "systemctl $*"; }
+    journalctl() { echo "journalctl $*"; }
+    useradd() { echo "useradd $*"; }
+    cp "$ROOT/docs/kvss.service" "$SYSTEM/etc/systemd/system"
+}
+
+# as_service: systemctl starts and stops a server on FILE of the unit.
+as_service() {
+    systemctl() {
+        case $1 in
+        start) serve --data "$SYSTEM/var/lib/kvss/data" ;;
+        stop) stop "$PID" ;;
+        esac
+    }
+    systemctl start kvss
+}
+
 @test "docs/running.md: what it says about installing puts program and unit in place" {
     cp -R "$ROOT/tests" "$COPY"
     cd "$COPY"
-    system=$BATS_TEST_TMPDIR/system
-    mkdir -p "$system/etc/systemd/system"
-    sudo() {
-        case $1 in
-        make) make install DESTDIR="$system" ;;
-        cp) cp "$2" "$system$3" ;;
-        *) echo "$*" ;;
-        esac
-    }
-    journalctl() { echo "journalctl $*"; }
+    as_root
+    rm "$SYSTEM/etc/systemd/system/kvss.service"
     eval "$(block docs/running.md install)" >said
-    program=$(sed -n 's/^ExecStart=\([^ ]*\) .*/\1/p' "$system/etc/systemd/system/kvss.service")
-    "$system$program" --version
+    program=$(sed -n 's/^ExecStart=\([^ ]*\) .*/\1/p' "$SYSTEM/etc/systemd/system/kvss.service")
+    "$SYSTEM$program" --version
     same $'systemctl enable --now kvss\njournalctl -u kvss' "$(tail -n 2 said)"
+}
+
+@test "docs/running.md: what was backed up can be restored, and the rest is in data.old" {
+    cd "$COPY"
+    as_root
+    as_service
+    replies 'KV/1.0 PUT city Hue' '201 CREATED'
+    eval "$(block docs/running.md backup)"
+    replies 'KV/1.0 PUT city Paris' '200 OK'
+    eval "$(block docs/running.md restore)"
+    replies 'KV/1.0 GET city' '200 OK Hue'
+    grep Paris "$SYSTEM/var/lib/kvss/data.old"
+}
+
+@test "docs/running.md: what cron runs prints what needs a look, and nothing else" {
+    look() { eval "$(block docs/running.md watch)"; }
+    kvss_client() { "$KVSS_CLIENT" --port "$PORT" "$@"; }
+    serve
+    same '' "$(look)"
+    serve --max-clients 1
+    connect ann
+    says ann 'KV/1.0 PUT city Hue'
+    hears ann '201 CREATED'
+    connect bob
+    hears bob '503 SERVICE_UNAVAILABLE'
+    hang_up ann
+    wait_until logged ' disconnect'
+    same 'clients that were refused: 1' "$(look)"
+    stop "$PID"
+    same 'no answer' "$(look 2>/dev/null)"
+    kvss_client() { echo 'keys=1 connections=801 refused=0 memory=1000000001'; }
+    same $'many clients: 801\nmuch memory: 1000000001' "$(look)"
+}
+
+@test "docs/running.md: the manager that it adds can AUTH" {
+    command -v openssl >/dev/null || skip "openssl is needed: apt-get install openssl"
+    cd "$COPY"
+    as_root
+    openssl() { command openssl "$@" eve; } # it would ask
+    install() { command install "${@/#kvss/"$(id -un)"}"; } # there is no user kvss
+    eval "$(block docs/running.md managers)" >said
+    same 'systemctl restart kvss' "$(tail -n 1 said)"
+    unit=$SYSTEM/etc/systemd/system/kvss.service
+    read -r -a words < <(sed -n 's|^ExecStart=[^ ]* \(.*\) 9000$|\1|p' "$unit")
+    words=("${words[@]/#%S/$SYSTEM/var/lib}")
+    serve "${words[@]/#\/etc\//$SYSTEM/etc/}"
+    replies 'KV/1.0 AUTH adam eve' '200 OK manager'
 }
 
 needs_systemd() {
