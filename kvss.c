@@ -336,7 +336,7 @@ static const char *const statuses[] = {
     [NOT_FOUND] = "404 NOT_FOUND",       [CONFLICT] = "409 CONFLICT",
     [UPGRADE] = "426 UPGRADE_REQUIRED",  [TOO_MANY_REQUESTS] = "429 TOO_MANY_REQUESTS",
     [SERVER_ERROR] = "500 SERVER_ERROR", [UNAVAILABLE] = "503 SERVICE_UNAVAILABLE",
-    [FULL] = "507 INSUFFICIENT_STORAGE", [REPLIED] = "200 OK",
+    [FULL] = "507 INSUFFICIENT_STORAGE",
 };
 
 /* == 4. Store =====================================================================================
@@ -1053,7 +1053,9 @@ static struct str request_shown(const struct request *r) {
  * or is not a line, only the status. */
 static struct str reply_shown(const struct request *r, size_t start) {
     const struct client *c = r->client;
-    if (r->secret || c->wire != &lines_wire || r->status == REPLIED)
+    if (r->status == REPLIED)
+        return str_of(statuses[OK]);
+    if (r->secret || c->wire != &lines_wire)
         return str_of(statuses[r->status]);
     struct str reply = str_from(buf_str(&c->out), start);
     reply.len--; /* without its LF */

@@ -23,8 +23,8 @@ alone() {
     stat connections && [ "$STAT" = 1 ]
 }
 
-# grow_and_shrink N: so many keys are stored, half of them are deleted, then the others. STAT is what the
-# empty store holds in the end.
+# grow_and_shrink N: so many keys are stored, half of them are deleted, then the others. The table becomes
+# as small as it was, some chains in each turn.
 grow_and_shrink() {
     local n=$1
     [ "$(seq 1 "$n" | sed 's/.*/KV\/1.0 PUT key& value&/' | talk | grep -c '^201 CREATED$')" = "$n" ]
@@ -36,5 +36,10 @@ grow_and_shrink() {
     seq 2 2 "$n" | sed 's/.*/KV\/1.0 DEL key&/' | talk >"$BATS_TEST_TMPDIR/del"
     stat keys
     [ "$STAT" = 0 ]
+    wait_until is_empty
+}
+
+is_empty() {
     stat memory
+    [ "$STAT" = 0 ]
 }
