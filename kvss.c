@@ -1717,7 +1717,6 @@ int main(int argc, char **argv) {
 #include <ctype.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <wctype.h>
 
 /* More flags of commands. */
@@ -1783,20 +1782,20 @@ static bool line_is_http(struct str line) {
  * before its first request runs. The processor fetches many of them at once, and waits only once.
  *
  * select(): it costs time for every descriptor in its sets, ready or not: 200 us for 900 of them. So
- * most turns are about the active clients only, which had a reply just now. Once a millisecond, one
- * turn is about all clients. A time-out for pselect() would end the wait for the active ones as well,
- * but to set that clock for each wait costs 8 us. A timer that sends SIGALRM each millisecond is set
- * once. */
+ * most turns serve the active clients only, which had a reply just now. Once a millisecond, one turn
+ * serves all clients:
+ *
+ *     active  active  active  all  active  active  ...  active  all  active
+ *     '----------- 1 ms ----------'----------- 1 ms --------------' */
 
 enum {
     ACTIVE_MS = 2, /* a client is active for so long after a reply */
-    LOOK_MS = 1,   /* from one look at all clients to the next, while some are active */
+    ALL_MS = 1,    /* from one turn that serves all clients to the next, while some are active */
 };
 
 static struct {
-    uint64_t look_at; /* when a turn has to be about all clients */
-    bool looks;       /* this turn is, though some are active */
-    bool ticks;       /* the timer is on */
+    uint64_t all_at;  /* when a turn has to serve all clients */
+    uint64_t wake_at; /* when the wait of this turn has to end, or NEVER */
 } speed;
 
 /* C has no call for a prefetch, so read one byte. `volatile`: the compiler must not leave the read out,
@@ -1846,58 +1845,32 @@ static size_t speed_printable(struct str s) {
     return s.len;
 }
 
-static void on_alarm(int signal) {
-    (void)signal; /* it ends pselect() with EINTR, which is all that it is for */
-}
-
-static void speed_tick(bool on) {
-    struct itimerval tick = {{0, 0}, {0, 0}}; /* off */
-    if (on)
-        tick.it_value.tv_usec = tick.it_interval.tv_usec = LOOK_MS * 1000;
-    if (on != speed.ticks && setitimer(ITIMER_REAL, &tick, NULL) == 0)
-        speed.ticks = on;
-}
-
-static bool client_is_active(const struct client *c) {
-    if (c->phase == CLOSED || c->phase == LINGERING)
-        return false;
-    return c->last_active + ACTIVE_MS >= server.now;
-}
-
-/* Keeps the active clients of the last turn. */
+/* The active clients of the last turn are the next turn, unless it has to serve all clients. A turn that
+ * serves all does not wait if some are active: the turn of the active clients comes next. */
 static bool speed_choose(void) {
     int active = 0;
     server.now = clock_ms(); /* the last turn may have been a long one */
-    for (int i = 0; i < server.turn_len; i++)
-        if (client_is_active(&clients[server.turn[i]]))
+    for (int i = 0; i < server.turn_len; i++) {
+        const struct client *c = &clients[server.turn[i]];
+        if (c->phase != CLOSED && c->last_active + ACTIVE_MS >= server.now)
             server.turn[active++] = server.turn[i];
+    }
     bool some = active > 0 && active < server.clients && !server.stopping;
-    speed.looks = some && server.now >= speed.look_at;
-    speed_tick(some);
-    if (some && !speed.looks) {
+    if (some && server.now < speed.all_at) {
         server.turn_len = active;
+        speed.wake_at = speed.all_at;
         return true;
     }
-    speed.look_at = server.now + LOOK_MS;
+    speed.all_at = server.now + ALL_MS;
+    speed.wake_at = some ? server.now : NEVER;
     return false;
 }
 
-/* A look at all clients does not wait: the active ones come next. If there is no timer, the time-out
- * of pselect() has to do. */
 static uint64_t speed_wake_at(void) {
-    if (speed.looks)
-        return server.now;
-    if (server.turn_len < server.clients && !speed.ticks)
-        return speed.look_at;
-    return NEVER;
-}
-
-static void speed_start(void) {
-    signal_catch(SIGALRM, on_alarm);
+    return speed.wake_at;
 }
 
 static const struct extension speed_extension = {
-    .start = speed_start,
     .parsed = speed_prefetch,
     .printable = speed_printable,
     .choose = speed_choose,

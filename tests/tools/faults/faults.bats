@@ -42,17 +42,3 @@ sweep() {
     KVSS_SOURCE=kvss_client.c "$ROOT/tests/tools/faults/build.bash" "$BATS_TEST_TMPDIR/kvss_client"
     KVSS=$BATS_FILE_TMPDIR/kvss "$ROOT/tests/tools/faults/client.py" --short "$BATS_TEST_TMPDIR/kvss_client"
 }
-
-@test "setitimer() fails: while some are busy, the others are served all the same" {
-    export FAULTS=$BATS_TEST_TMPDIR/faults
-    echo 'setitimer EIO' >"$FAULTS"
-    KVSS=$BATS_FILE_TMPDIR/kvss serve
-    connect busy
-    connect other
-    for _ in {1..50}; do
-        says busy 'KV/1.0 GET k'
-        hears busy '404 NOT_FOUND'
-    done
-    says other 'KV/1.0 GET k'
-    hears other '404 NOT_FOUND'
-}
