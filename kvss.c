@@ -1879,92 +1879,81 @@ static const struct extension speed_extension = {
 
 /* == 12. Slow requests ============================================================================
  *
- * Two requests take milliseconds: AUTH, since a hash of a password is slow by design, and LIST, since
- * there may be ten thousand names. While one runs, the loop serves nobody else. So such a request waits
- * until it is chosen: at most one of each kind in a turn. Of the clients that wait, the one is chosen
- * whose last slow request is the longest ago: somebody who asks for many waits behind everybody who
- * asks for one.
+ * Two requests take milliseconds: AUTH, because a hash of a password is slow by design, and LIST,
+ * because there may be ten thousand names. While one of them runs, the loop serves nobody else. So such
+ * a request waits until its client is chosen. One client is chosen at the end of each turn that has
+ * served all clients, and its request runs in the next turn that serves it:
  *
- *     command:  if (!slow_is_chosen(c, SLOW_LIST)) return WAIT;      ... later it runs again, chosen */
+ *     command:  if (!slow_is_chosen(c, SLOW_LIST)) return WAIT;      ... later it runs again, chosen
+ *
+ * Of the clients that wait, the server chooses the one whose last slow request is the longest ago. So a
+ * client that sends many slow requests waits behind every client that sends one. */
 
 enum slow { NOT_SLOW, SLOW_AUTH, SLOW_LIST, SLOW_KINDS };
 
 static struct {
-    uint64_t runs;                     /* slow requests and arrivals so far */
-    uint64_t next_at[SLOW_KINDS];      /* none is chosen before */
-    int waiting[SLOW_KINDS];           /* clients that wait to be chosen */
-    struct client *chosen[SLOW_KINDS]; /* or NULL */
-    enum slow waits[FD_SETSIZE];       /* what the client waits for */
-    uint64_t last_run[FD_SETSIZE];     /* the number of its last slow request, or of its arrival */
-} slow;
+    uint64_t runs;                 /* slow requests and arrivals so far */
+    uint64_t next_at[SLOW_KINDS];  /* by kind of request: no client is chosen before this time */
+    uint64_t wake_at;              /* when a client can be chosen, or the chosen one can run */
+    struct client *chosen;         /* the client whose slow request may run, or NULL */
+    enum slow waits[FD_SETSIZE];   /* by client: what it waits for */
+    uint64_t last_run[FD_SETSIZE]; /* by client: the number of its last slow request or arrival */
+} slow = {.wake_at = UINT64_MAX};  /* NEVER */
 
-static void slow_leave(struct client *c) {
-    int fd = client_fd(c);
-    if (slow.waits[fd])
-        slow.waiting[slow.waits[fd]]--;
-    slow.waits[fd] = NOT_SLOW;
-    for (int kind = 0; kind < SLOW_KINDS; kind++)
-        if (slow.chosen[kind] == c)
-            slow.chosen[kind] = NULL;
+/* The number of a newcomer is the highest. Otherwise a client that connects again and again would
+ * always be the first. */
+static bool slow_opened(struct client *c) {
+    slow.last_run[client_fd(c)] = ++slow.runs;
+    return true;
 }
 
-/* Whether the slow request of the client may run now. If not, the client is among those that wait. */
+static void slow_leave(struct client *c) {
+    slow.waits[client_fd(c)] = NOT_SLOW;
+    if (slow.chosen == c)
+        slow.chosen = NULL;
+}
+
+/* Whether the slow request of the client may run now. If not, the client waits. */
 static bool slow_is_chosen(struct client *c, enum slow kind) {
-    bool chosen = slow.chosen[kind] == c;
+    bool chosen = slow.chosen == c;
     slow_leave(c);
     if (chosen) {
         slow.last_run[client_fd(c)] = ++slow.runs;
         return true;
     }
     slow.waits[client_fd(c)] = kind;
-    slow.waiting[kind]++;
+    slow.wake_at = server.now; /* the next turn that serves all clients must not wait */
     c->wait_until = NEVER;
     return false;
 }
 
-/* The client that waits for the kind and has waited longest, but none that does not read. */
-static struct client *slow_first(enum slow kind) {
-    struct client *first = NULL;
-    for (int fd = 0; fd <= server.fd_highest; fd++) {
-        if (slow.waits[fd] != kind || clients[fd].blocked || clients[fd].out.len >= OUTPUT_MAX)
-            continue;
-        if (!first || slow.last_run[fd] < slow.last_run[client_fd(first)])
-            first = &clients[fd];
-    }
-    return first;
-}
-
+/* Chooses the next client, but none that does not read its replies. The client that was chosen before has
+ * run, since this turn has served all clients. */
 static void slow_turn(void) {
-    for (int fd = 0; server.stopping && fd <= server.fd_highest; fd++)
-        if (slow.waits[fd])
-            clients[fd].wait_until = 0; /* it may be answered otherwise */
-    for (enum slow kind = SLOW_AUTH; kind < SLOW_KINDS; kind++) {
-        if (!slow.waiting[kind] || slow.chosen[kind] || server.now < slow.next_at[kind])
+    if (!server.turn_all)
+        return;
+    slow.chosen = NULL;
+    slow.wake_at = NEVER;
+    for (int fd = 0; fd <= server.fd_highest; fd++) {
+        struct client *c = &clients[fd];
+        uint64_t at = slow.next_at[slow.waits[fd]];
+        if (!slow.waits[fd] || c->blocked || c->out.len >= OUTPUT_MAX)
             continue;
-        struct client *c = slow_first(kind);
-        if (!c)
+        slow.wake_at = earlier(slow.wake_at, at);
+        if (server.stopping)
+            c->wait_until = 0; /* the command may have another reply now */
+        if (at > server.now)
             continue;
-        slow_leave(c);
-        slow.chosen[kind] = c;
-        c->wait_until = 0;
+        if (!slow.chosen || slow.last_run[fd] < slow.last_run[client_fd(slow.chosen)])
+            slow.chosen = c;
     }
+    if (slow.chosen)
+        slow.chosen->wait_until = 0;
 }
 
+/* A turn that serves only some of the clients is short in any case. */
 static uint64_t slow_wake_at(void) {
-    uint64_t at = NEVER;
-    for (int kind = SLOW_AUTH; kind < SLOW_KINDS; kind++) {
-        if (slow.chosen[kind])
-            return server.now;
-        if (slow.waiting[kind] && slow_first(kind))
-            at = earlier(at, slow.next_at[kind]);
-    }
-    return at;
-}
-
-/* Who comes anew has waited least: or somebody who reconnects again and again would always be first. */
-static bool slow_opened(struct client *c) {
-    slow.last_run[client_fd(c)] = ++slow.runs;
-    return true;
+    return server.turn_all ? slow.wake_at : NEVER;
 }
 
 static const struct extension slow_extension = {
