@@ -1967,8 +1967,9 @@ static const struct extension slow_extension = {
 /* == 13. Expiry ===================================================================================
  *
  * A key may have a deadline, and is gone from then on. The deadlines are a heap (Williams, 1964): a
- * tree in an array, in which no deadline is before its parent's. So the first of the array is the next
- * one. To add one, or to take one out anywhere, takes as many steps as the tree is high.
+ * tree in an array, in which no deadline is before its parent. So the first deadline of the array is the
+ * next one to come. To add a deadline, or to take one out anywhere, takes as many steps as the tree is
+ * high.
  *
  *              [0] 12:00                    the children of i are 2i + 1 and 2i + 2
  *             /         \
@@ -1976,10 +1977,12 @@ static const struct extension slow_extension = {
  *        /      \                           so that an entry that is freed can leave the heap
  *    [3] 13:00  [4] 12:07
  *
- * A request never sees a key whose deadline is past: the key is removed before the request runs. Of the
- * keys that nobody asks for, each turn removes some. To remove a key is a DEL that no client has sent:
- * extensions see it as `answered`, without a client. So the log has it, too. Deadlines are times of the
- * monotonic clock. So a change of the machine's clock does not make keys vanish, or stay for ever. */
+ * A request never sees a key whose deadline is past: the key is removed before the request runs. Each
+ * turn also removes some of the keys that nobody asks for. The removal is a DEL that no client has sent,
+ * and extensions are told of it by `answered`. So the log has it, too.
+ *
+ * Deadlines are times of the monotonic clock. So a change of the machine's clock does not make keys
+ * vanish, or stay for ever. */
 
 enum {
     EXPIRY_MAX = 10 * 365 * 86400, /* seconds: ten years */
@@ -1988,7 +1991,7 @@ enum {
     UNIXTIME = 10 + 1 + 3,         /* bytes: 1763719200.250 */
 };
 
-static const uint64_t UNIXTIME_MAX = 9999999999; /* seconds since 1970: the year 2286 */
+static const int64_t UNIXTIME_MAX = 9999999999; /* seconds since 1970: the year 2286 */
 
 struct deadline {
     uint64_t at;
@@ -1999,7 +2002,7 @@ struct deadline {
 static struct {
     struct deadline *heap;
     uint32_t len, size;
-    unsigned long long shared, shared_keys; /* deadlines in the shared store; bytes of these keys */
+    unsigned long long key_bytes; /* of the keys that have deadlines */
 } expiry;
 
 static void expiry_place(uint32_t place, struct deadline d) {
@@ -2028,21 +2031,13 @@ static void expiry_sift(uint32_t place, struct deadline d) {
     expiry_place(place, d);
 }
 
-static void expiry_count(const struct deadline *d, int change) {
-    if (d->store != &store)
-        return;
-    expiry.shared += (unsigned long long)change;
-    expiry.shared_keys += (unsigned long long)(change * d->entry->key_len);
-}
-
 /* An entry leaves the heap. The last deadline fills the gap. */
 static void expiry_forget(struct entry *e) {
     uint32_t place = e->note - 1;
-    expiry_count(&expiry.heap[place], -1);
     struct deadline last = expiry.heap[--expiry.len];
+    expiry.key_bytes -= e->key_len;
     if (place < expiry.len)
         expiry_sift(place, last);
-    e->note = 0;
 }
 
 /* SERVER_ERROR: out of memory. */
@@ -2060,58 +2055,60 @@ static enum status expiry_set(struct request *r, uint64_t at) {
             expiry.size = size;
         }
         e->note = ++expiry.len;
-        expiry_count(&(struct deadline){at, r->store, e}, 1);
+        expiry.key_bytes += e->key_len;
     }
     expiry_sift(e->note - 1, (struct deadline){at, r->store, e});
     return OK;
 }
 
-/* Removes an entry whose deadline is past, as a DEL that nobody has sent. */
-static void expiry_remove(const struct deadline *d) {
-    struct request r;
-    char key[KEY_MAX];
-    memcpy(key, d->entry->bytes, d->entry->key_len);
-    request_begin(&r, &(struct client){.store = d->store}, STR(""));
-    r.key = (struct str){key, d->entry->key_len};
-    r.command = command_named(STR("DEL"));
-    r.status = NO_CONTENT;
-    r.client = NULL;
-    store_remove(d->store, store_find(d->store, hash_key(r.key), r.key));
-    request_answered(&r);
-}
-
-/* The key of a request is removed first, if its deadline is past. */
-static enum status expiry_allow(struct request *r) {
-    if (!expiry.len || expiry.heap[0].at > server.now || r->status != OK || !r->key.len)
-        return OK;
-    const struct entry *e = *store_find(r->store, r->hash, r->key);
-    if (e && e->note && expiry.heap[e->note - 1].at <= server.now)
-        expiry_remove(&expiry.heap[e->note - 1]);
-    return OK;
-}
-
-/* Some of those that nobody asks for. */
-static void expiry_commit(void) {
-    for (int i = 0; i < EXPIRY_STEP && expiry.len && expiry.heap[0].at <= server.now; i++)
-        expiry_remove(&expiry.heap[0]);
-}
-
+/* Returns the next deadline to come, or NEVER. */
 static uint64_t expiry_wake_at(void) {
     if (expiry.len == 0)
         return NEVER;
     return expiry.heap[0].at;
 }
 
-/* Reads digits and nothing else. False: it is no number, or more than `max`. */
-static bool number_read(struct str digits, uint64_t max, uint64_t *number) {
-    *number = 0;
+/* Removes an entry whose deadline is past, as a DEL that nobody has sent. Extensions are told first,
+ * while the key is still there. */
+static void expiry_remove(struct store *st, struct entry *e) {
+    struct request r = {
+        .store = st,
+        .command = command_named(STR("DEL")),
+        .key = entry_key(e),
+        .value = STR(""),
+        .status = NO_CONTENT,
+    };
+    request_answered(&r);
+    store_remove(st, store_find(st, e->hash, entry_key(e)));
+}
+
+/* If the deadline of the request's key is past, the key is removed first. */
+static enum status expiry_allow(struct request *r) {
+    if (expiry_wake_at() > server.now)
+        return OK;
+    struct entry *e = *store_find(r->store, r->hash, r->key);
+    if (e && e->note && expiry.heap[e->note - 1].at <= server.now)
+        expiry_remove(r->store, e);
+    return OK;
+}
+
+static void expiry_commit(void) {
+    for (int i = 0; i < EXPIRY_STEP && expiry_wake_at() <= server.now; i++)
+        expiry_remove(expiry.heap[0].store, expiry.heap[0].entry);
+}
+
+/* Reads digits and nothing else. -1: it is no number, or the number is more than `max`. */
+static int64_t number_read(struct str digits, int64_t max) {
+    int64_t number = 0;
     for (size_t i = 0; i < digits.len; i++) {
         char digit = digits.bytes[i];
-        if (digit < '0' || digit > '9' || *number > max)
-            return false;
-        *number = *number * 10 + (uint64_t)(digit - '0');
+        if (digit < '0' || digit > '9')
+            return -1;
+        number = number * 10 + (digit - '0');
+        if (number > max)
+            return -1;
     }
-    return digits.len > 0 && *number <= max;
+    return number;
 }
 
 /* What to add to the monotonic clock for the time of day, in ms. It is rounded to the nearest, so that
@@ -2126,21 +2123,20 @@ static int64_t clock_offset(void) {
 
 /* A deadline as time of day, UNIXTIME bytes. Valid until the next call. */
 static struct str expiry_text(uint64_t at) {
-    int64_t most = (int64_t)UNIXTIME_MAX * 1000 + 999;
-    int64_t ms = (int64_t)at + clock_offset();
+    const long long latest = UNIXTIME_MAX * 1000 + 999;
+    long long ms = (long long)at + clock_offset();
     if (ms < 0)
         ms = 0;
-    if (ms > most)
-        ms = most;
-    snprintf(server.text, sizeof server.text, "%010lld.%03d", (long long)ms / 1000,
-             (int)(ms % 1000));
-    return (struct str){server.text, UNIXTIME};
+    if (ms > latest)
+        ms = latest;
+    sprintf(server.text, "%010lld.%03lld", ms / 1000, ms % 1000);
+    return str_of(server.text);
 }
 
 /* It becomes an EXPIREAT, which means the same whenever it is run again. */
 static enum status command_expire(struct request *r) {
-    uint64_t seconds;
-    if (!number_read(r->value, EXPIRY_MAX, &seconds) || seconds < 1)
+    int64_t seconds = number_read(r->value, EXPIRY_MAX);
+    if (seconds < 1)
         return BAD_REQUEST;
     uint64_t at = server.now + seconds * 1000;
     r->command = command_named(STR("EXPIREAT"));
@@ -2150,18 +2146,17 @@ static enum status command_expire(struct request *r) {
 
 /* A time that is past is a deadline as well: the key is gone. */
 static enum status command_expireat(struct request *r) {
-    uint64_t seconds, ms = 0;
     struct str whole = r->value;
-    const char *point = memchr(whole.bytes, '.', whole.len);
-    if (point) {
-        whole.len = (size_t)(point - whole.bytes);
-        struct str part = str_from(r->value, whole.len + 1);
-        if (part.len != 3 || !number_read(part, 999, &ms))
-            return BAD_REQUEST;
+    struct str thousandths = STR("000");
+    if (whole.len > 4 && whole.bytes[whole.len - 4] == '.') {
+        whole.len -= 4;
+        thousandths = str_from(r->value, whole.len + 1);
     }
-    if (whole.len > UNIXTIME - 4 || !number_read(whole, UNIXTIME_MAX, &seconds))
+    int64_t seconds = number_read(whole, UNIXTIME_MAX);
+    int64_t ms = number_read(thousandths, 999);
+    if (seconds < 0 || ms < 0 || whole.len > UNIXTIME - 4)
         return BAD_REQUEST;
-    int64_t at = (int64_t)(seconds * 1000 + ms) - clock_offset();
+    int64_t at = seconds * 1000 + ms - clock_offset();
     if (at < 1)
         at = 1;
     return expiry_set(r, at);
@@ -2169,15 +2164,15 @@ static enum status command_expireat(struct request *r) {
 
 /* Seconds are rounded up: a key that is there has at least one left. */
 static enum status command_ttl(struct request *r) {
-    struct entry *e = *store_find(r->store, r->hash, r->key);
+    const struct entry *e = *store_find(r->store, r->hash, r->key);
     if (!e)
         return NOT_FOUND;
     r->data = STR("-1");
-    if (!e->note)
-        return OK;
-    uint64_t left = expiry.heap[e->note - 1].at - server.now;
-    snprintf(server.text, sizeof server.text, "%llu", (unsigned long long)(left + 999) / 1000);
-    r->data = str_of(server.text);
+    if (e->note) {
+        unsigned long long left = expiry.heap[e->note - 1].at - server.now;
+        sprintf(server.text, "%llu", (left + 999) / 1000);
+        r->data = str_of(server.text);
+    }
     return OK;
 }
 
@@ -3786,10 +3781,10 @@ static bool copy_take(void) {
 
 /* How long FILE has to be: a PUT for each key of the shared store, an EXPIREAT for each deadline. */
 static off_t compact_size(void) {
-    uint64_t size = sizeof log_header - 1 + store.bytes + expiry.shared_keys;
+    uint64_t size = sizeof log_header - 1 + store.bytes + expiry.key_bytes;
     size += store.keys * (sizeof "KV/1.0 PUT  \n" - 1);
     size -= store.keys * offsetof(struct entry, bytes);
-    size += expiry.shared * (sizeof "KV/1.0 EXPIREAT  \n" - 1 + UNIXTIME);
+    size += expiry.len * (sizeof "KV/1.0 EXPIREAT  \n" - 1 + UNIXTIME);
     return (off_t)size;
 }
 
@@ -4000,7 +3995,7 @@ static void compact_check_clock(void) {
     if (llabs(moved) < CLOCK_SET_MS)
         return;
     compaction.offset = offset;
-    if (!expiry.shared)
+    if (!expiry.len)
         return;
     logfile.outdated = true;
     snprintf(text, sizeof text, "was set by %lld s; FILE gets its deadlines anew",
@@ -4042,7 +4037,7 @@ static uint64_t compact_wake_at(void) {
     uint64_t at = compact_next();
     if (compaction.phase != RESTING || logfile.syncing)
         at = server.now + POLL_MS;
-    if (logfile.path && expiry.shared)
+    if (logfile.path && expiry.len)
         at = earlier(at, server.now + CLOCK_LOOK_MS);
     return at;
 }
