@@ -2196,14 +2196,16 @@ static const struct extension expiry_extension = {
  * until AUTH makes it a manager. MANAGE lets a manager run a command on the store of another client,
  * which is known by the port of its end of the connection.
  *
- * The file of --managers has no passwords, only hashes of them (POSIX, crypt()). Nobody gets from a
- * hash back to its password but by guessing, and to hash one guess takes milliseconds. So one guess is
- * made each CHECK_MS, whoever asks: AUTH is a slow request. */
+ * The file of --managers has no passwords, only hashes of them (POSIX, crypt()). The only way from a hash
+ * back to its password is to guess, and to hash one guess takes milliseconds. So AUTH is a slow request,
+ * and the server tries one password each CHECK_MS, for all clients together.
+ *
+ * This chapter uses Slow requests. */
 
 enum {
     PASSWORD_MAX = 250, /* bytes: to hash more takes longer */
     FAILURES_MAX = 3,   /* of AUTH on one connection */
-    CHECK_MS = 40,      /* from one guess to the next: of 100 clients, the last waits 4 s */
+    CHECK_MS = 40,      /* from one password to the next: of 100 clients, the last waits 4 s */
     SWEEP_MAX = 1024,   /* chains freed in a turn */
 };
 
@@ -2221,7 +2223,8 @@ static struct option roles_options[] = {
 
 struct manager {
     struct manager *next;
-    char *name, *hash;
+    const char *hash; /* it comes after the name */
+    char name[];      /* ends in a NUL */
 };
 
 struct retired { /* the store of a connection that is closed */
@@ -2233,16 +2236,14 @@ static struct {
     struct manager *managers;
     unsigned managers_len;
     struct retired *retired;
-    struct {
-        bool manager;
-        int failures;
-    } clients[FD_SETSIZE];
+    bool manager[FD_SETSIZE]; /* by client: AUTH has made it a manager */
+    int failures[FD_SETSIZE]; /* by client: of AUTH */
 } roles;
 
 /* Private stores are for lines: the clients of another wire share what they work on. */
 static bool roles_opened(struct client *c) {
-    roles.clients[client_fd(c)].manager = false;
-    roles.clients[client_fd(c)].failures = 0;
+    roles.manager[client_fd(c)] = false;
+    roles.failures[client_fd(c)] = 0;
     if (!roles_options[PRIVATE].value || c->wire != &lines_wire)
         return true;
     struct retired *own = malloc(sizeof *own);
@@ -2254,7 +2255,8 @@ static bool roles_opened(struct client *c) {
     return true;
 }
 
-/* To free a million entries takes a while, and others would have to wait. So that is done in steps. */
+/* To free a million entries takes a while, and other clients would have to wait. So each turn frees a
+ * part. */
 static void roles_closed(struct client *c) {
     if (c->store == &store)
         return;
@@ -2280,9 +2282,15 @@ static void roles_turn(void) {
 }
 
 static uint64_t roles_wake_at(void) {
-    if (roles.retired)
-        return server.now;
-    return NEVER;
+    return roles.retired ? server.now : NEVER;
+}
+
+/* NULL: there is no manager with this name. */
+static struct manager *manager_named(struct str name) {
+    struct manager *m = roles.managers;
+    while (m && !str_is(name, m->name))
+        m = m->next;
+    return m;
 }
 
 /* Adds a line of the managers' file. Returns what is wrong with it, or NULL. */
@@ -2297,27 +2305,26 @@ static const char *manager_add(const char *line) {
     const char *again = crypt("", hash);
     if (!again || again[0] == '*' || strlen(again) != strlen(hash))
         return "not a hash of crypt(3); openssl passwd -6 prints one";
-    for (struct manager *m = roles.managers; m; m = m->next)
-        if (str_is(name, m->name))
-            return "that name was there before";
-    struct manager *m = malloc(sizeof *m);
-    char *copy = strdup(line);
-    if (!m || !copy) {
-        free(m);
-        free(copy);
+    if (manager_named(name))
+        return "that name was there before";
+    struct manager *m = malloc(sizeof *m + strlen(line) + 1);
+    if (!m)
         return "out of memory";
-    }
-    copy[name.len] = '\0';
-    *m = (struct manager){roles.managers, copy, copy + name.len + 1};
+    strcpy(m->name, line);
+    m->name[name.len] = '\0';
+    m->hash = m->name + name.len + 1;
+    m->next = roles.managers;
     roles.managers = m;
     roles.managers_len++;
     return NULL;
 }
 
-/* Whoever can read the file can guess at home, as fast as their machine is. */
+/* Reads the managers' file. Whoever can read it can guess at home, as fast as their machine is. So it has
+ * to be closed to others. */
 static void roles_start(void) {
     struct stat about;
-    char line[1024];
+    char *line = NULL;
+    size_t size = 0;
     const char *path = roles_options[MANAGERS_FILE].text;
     if (!path)
         return;
@@ -2326,31 +2333,30 @@ static void roles_start(void) {
         DIE(EXIT_FAILURE, "%s: %s", path, strerror(errno));
     if (about.st_mode & (S_IRWXG | S_IRWXO))
         DIE(EXIT_FAILURE, "%s is open to others; type: chmod 600 '%s'", path, path);
-    for (int number = 1; fgets(line, sizeof line, file); number++) {
-        bool whole = strchr(line, '\n') || feof(file);
+    for (int number = 1; getline(&line, &size, file) >= 0; number++) {
         line[strcspn(line, "\r\n")] = '\0';
-        if (whole && (line[0] == '#' || !line[strspn(line, " \t")]))
+        if (line[0] == '#' || !line[strspn(line, " \t")])
             continue;
-        const char *wrong = whole ? manager_add(line) : "too long";
+        const char *wrong = manager_add(line);
         if (wrong)
             DIE(EXIT_FAILURE, "%s, line %d: %s", path, number, wrong);
     }
-    if (ferror(file))
+    if (!feof(file))
         DIE(EXIT_FAILURE, "%s: %s", path, strerror(errno));
+    free(line);
     fclose(file);
 }
 
-/* For an unknown name a password is hashed as well, or the time that the answer takes would tell which
- * names are known. Hashes of several kinds take several times. So the hash of the unknown name chooses
- * which manager it is like: always the same one. SERVER_ERROR: crypt() has failed. */
+/* For an unknown name a password is hashed as well. Otherwise the time until the answer would tell which
+ * names are known. Hashes of different kinds take different times. So an unknown name is treated like
+ * one of the managers, and its hash chooses which one: always the same. SERVER_ERROR: crypt() has
+ * failed. */
 static enum status manager_check(struct str name, struct str password) {
     char text[PASSWORD_MAX + 1];
-    struct manager *known = roles.managers;
-    struct manager *like = roles.managers;
-    if (!roles.managers)
+    const struct manager *known = manager_named(name);
+    const struct manager *like = roles.managers;
+    if (!like)
         return UNAUTHORIZED;
-    while (known && !str_is(name, known->name))
-        known = known->next;
     for (uint64_t i = hash_key(name) % roles.managers_len; i > 0; i--)
         like = like->next;
     if (known)
@@ -2358,19 +2364,20 @@ static enum status manager_check(struct str name, struct str password) {
     memcpy(text, password.bytes, password.len);
     text[password.len] = '\0';
     const char *hash = crypt(text, like->hash);
-    if (!hash || hash[0] == '*')
+    if (!hash)
         return SERVER_ERROR;
-    if (strcmp(hash, like->hash) == 0 && known)
-        return OK;
-    return UNAUTHORIZED;
+    return known && strcmp(hash, known->hash) == 0 ? OK : UNAUTHORIZED;
+}
+
+/* The port at the end of the client's name: "48106" of 127.0.0.1:48106 or [::1]:48106. */
+static const char *client_port(const struct client *c) {
+    return strrchr(c->name, ':') + 1;
 }
 
 static enum status command_whoami(struct request *r) {
-    const char *role = "guest";
-    if (roles.clients[client_fd(r->client)].manager)
-        role = "manager";
-    const char *port = strrchr(r->client->name, ':') + 1;
-    snprintf(server.text, sizeof server.text, "%s %s", role, port);
+    const struct client *c = r->client;
+    const char *role = roles.manager[client_fd(c)] ? "manager" : "guest";
+    sprintf(server.text, "%s %s", role, client_port(c));
     r->data = str_of(server.text);
     return OK;
 }
@@ -2380,49 +2387,49 @@ static enum status command_auth(struct request *r) {
     if (r->value.len > PASSWORD_MAX)
         return BAD_REQUEST;
     if (!slow_is_chosen(c, SLOW_AUTH)) {
-        if (server.stopping)
-            return TOO_MANY_REQUESTS;
-        return WAIT;
+        if (!server.stopping)
+            return WAIT;
+        slow_leave(c);
+        return TOO_MANY_REQUESTS;
     }
     slow.next_at[SLOW_AUTH] = server.now + CHECK_MS;
     enum status status = manager_check(r->key, r->value);
     if (status == OK) {
-        roles.clients[client_fd(c)].manager = true;
+        roles.manager[client_fd(c)] = true;
         report("manager", c->name, r->key);
         r->data = STR("manager");
     }
     if (status == UNAUTHORIZED) {
         /* Without the name: it may be a password, typed too early. */
         report("refuse", c->name, STR("wrong name or password"));
-        r->close = ++roles.clients[client_fd(c)].failures >= FAILURES_MAX;
+        r->close = ++roles.failures[client_fd(c)] >= FAILURES_MAX;
     }
     return status;
 }
 
-/* Finds the client that is meant by a port, or by an address and a port, as WHOAMI and diagnostics show
- * it. CONFLICT: two hosts use that port. */
-static enum status client_find(struct str who, struct client **found) {
-    *found = NULL;
+/* Finds the client that a manager means by a port, or by an address and a port, as WHOAMI and stderr
+ * show them. The request is about the store of that client then. CONFLICT: two hosts use the port. */
+static enum status manage_find(struct request *r, struct str who) {
+    enum status status = NOT_FOUND;
     for (int fd = 0; fd <= server.fd_highest; fd++) {
-        struct client *c = &clients[fd];
+        const struct client *c = &clients[fd];
         if (c->phase == CLOSED || c->wire != &lines_wire)
             continue;
-        if (!str_is(who, c->name) && !str_is(who, strrchr(c->name, ':') + 1))
+        if (!str_is(who, c->name) && !str_is(who, client_port(c)))
             continue;
-        if (*found)
+        if (status == OK)
             return CONFLICT;
-        *found = c;
+        status = OK;
+        r->store = c->store;
     }
-    if (!*found)
-        return NOT_FOUND;
-    return OK;
+    return status;
 }
 
-/* The form of the inner command comes first, and then whether there is such a client. */
+/* The request becomes the inner command. The form of that command comes first, and then whether there is
+ * such a client. */
 static enum status command_manage(struct request *r) {
     struct str who = r->key;
     struct str fields[3] = {STR(""), STR(""), STR("")}; /* verb, key, value */
-    struct client *other;
     int n = str_split(r->value, fields, 3);
     struct command *inner = command_named(fields[0]);
     if (!inner || !(inner->flags & MANAGEABLE))
@@ -2431,18 +2438,14 @@ static enum status command_manage(struct request *r) {
     r->key = fields[1];
     r->value = fields[2];
     r->status = request_arguments(r, n - 1);
-    if (r->status != OK)
-        return r->status;
-    enum status status = client_find(who, &other);
-    if (status != OK)
-        return status;
-    r->store = other->store;
+    if (r->status == OK)
+        r->status = manage_find(r, who);
     return request_execute(r);
 }
 
 /* A guest may not even know whether the rest of the line is right. */
 static enum status roles_allow(struct request *r) {
-    if (!(r->command->flags & MANAGERS) || roles.clients[client_fd(r->client)].manager)
+    if (!(r->command->flags & MANAGERS) || roles.manager[client_fd(r->client)])
         return OK;
     r->reason = NULL;
     return FORBIDDEN;

@@ -229,7 +229,6 @@ static void process_end(struct stored *kept) {
     }
     for (struct manager *next; roles.managers; roles.managers = next) {
         next = roles.managers->next;
-        sys_free(roles.managers->name);
         sys_free(roles.managers);
     }
     roles.managers_len = 0;
