@@ -4339,13 +4339,11 @@ static enum status command_long_stats(struct request *r) {
     if (days)
         p += sprintf(p, "%llu day%s, ", days, days == 1 ? "" : "s");
     p += sprintf(p, "%llu:%02llu:%02llu", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    p += sprintf(p, "; connections: %d", server.clients);
-    p += sprintf(p, "; commands_processed: %llu", server.served);
-    p += sprintf(p, "; get_requests: %llu", command_count("GET"));
-    p += sprintf(p, "; put_requests: %llu", command_count("PUT"));
-    p += sprintf(p, "; del_requests: %llu", command_count("DEL"));
-    p += sprintf(p, "; keys_stored: %llu", r->store->keys);
-    r->data = (struct str){server.text, (size_t)(p - server.text)};
+    p += sprintf(p, "; connections: %d; commands_processed: %llu", server.clients, server.served);
+    p += sprintf(p, "; get_requests: %llu; put_requests: %llu; del_requests: %llu",
+                 command_count("GET"), command_count("PUT"), command_count("DEL"));
+    sprintf(p, "; keys_stored: %llu", r->store->keys);
+    r->data = str_of(server.text);
     return OK;
 }
 
