@@ -1987,7 +1987,6 @@ static const struct extension slow_extension = {
 enum {
     EXPIRY_MAX = 10 * 365 * 86400, /* seconds: ten years */
     EXPIRY_STEP = 500,             /* keys removed in a turn: 0.1 ms */
-    DEADLINES_MIN = 64,            /* of the array */
     UNIXTIME = 10 + 1 + 3,         /* bytes: 1763719200.250 */
 };
 
@@ -2047,7 +2046,7 @@ static enum status expiry_set(struct request *r, uint64_t at) {
         return NOT_FOUND;
     if (!e->note) {
         if (expiry.len == expiry.size) {
-            uint32_t size = expiry.size + expiry.size / 2 + DEADLINES_MIN;
+            uint32_t size = 2 * expiry.size + 64;
             struct deadline *larger = realloc(expiry.heap, size * sizeof *larger);
             if (!larger)
                 return SERVER_ERROR;
@@ -2117,7 +2116,7 @@ static int64_t clock_offset(void) {
     struct timespec day, up;
     clock_gettime(CLOCK_REALTIME, &day);
     clock_gettime(CLOCK_MONOTONIC, &up);
-    int64_t seconds = (int64_t)day.tv_sec - (int64_t)up.tv_sec;
+    int64_t seconds = day.tv_sec - up.tv_sec;
     return seconds * 1000 + (day.tv_nsec - up.tv_nsec + 1000500000) / 1000000 - 1000;
 }
 
@@ -2165,14 +2164,13 @@ static enum status command_expireat(struct request *r) {
 /* Seconds are rounded up: a key that is there has at least one left. */
 static enum status command_ttl(struct request *r) {
     const struct entry *e = *store_find(r->store, r->hash, r->key);
+    long long seconds = -1;
     if (!e)
         return NOT_FOUND;
-    r->data = STR("-1");
-    if (e->note) {
-        unsigned long long left = expiry.heap[e->note - 1].at - server.now;
-        sprintf(server.text, "%llu", (left + 999) / 1000);
-        r->data = str_of(server.text);
-    }
+    if (e->note)
+        seconds = (expiry.heap[e->note - 1].at - server.now + 999) / 1000;
+    sprintf(server.text, "%lld", seconds);
+    r->data = str_of(server.text);
     return OK;
 }
 
@@ -2369,15 +2367,10 @@ static enum status manager_check(struct str name, struct str password) {
     return known && strcmp(hash, known->hash) == 0 ? OK : UNAUTHORIZED;
 }
 
-/* The port at the end of the client's name: "48106" of 127.0.0.1:48106 or [::1]:48106. */
-static const char *client_port(const struct client *c) {
-    return strrchr(c->name, ':') + 1;
-}
-
 static enum status command_whoami(struct request *r) {
     const struct client *c = r->client;
     const char *role = roles.manager[client_fd(c)] ? "manager" : "guest";
-    sprintf(server.text, "%s %s", role, client_port(c));
+    sprintf(server.text, "%s %s", role, strrchr(c->name, ':') + 1); /* 127.0.0.1:48106 */
     r->data = str_of(server.text);
     return OK;
 }
@@ -2415,7 +2408,7 @@ static enum status manage_find(struct request *r, struct str who) {
         const struct client *c = &clients[fd];
         if (c->phase == CLOSED || c->wire != &lines_wire)
             continue;
-        if (!str_is(who, c->name) && !str_is(who, client_port(c)))
+        if (!str_is(who, c->name) && !str_is(who, strrchr(c->name, ':') + 1))
             continue;
         if (status == OK)
             return CONFLICT;
