@@ -2477,50 +2477,42 @@ static const struct extension roles_extension = {
  * the memory instead. A client chooses the pattern, so the time must be short for every pattern.
  *
  * So the pattern becomes an automaton (Glushkov, 1961). Each character of the pattern becomes a state.
- * The automaton enters the state when it reads that character in the text. The automaton of a(b|c)*:
+ * The automaton enters the state when it reads that character in the text. The server reads the pattern
+ * from left to right, and keeps the ends: the states that a match of this part can end with. A new state
+ * can come after each of the ends. The automaton of a(b|c)*:
  *
  *                       .---.
- *                .---> (b) <'      first:    a          the states that a match can begin with
- *               /      ^ |         last:     a, b, c    the states that a match can end with
- *    start -> (a)      | |         nullable: no         the empty text is no match
- *               \      | v
+ *                .---> (b) <'      read so far    ends
+ *               /      ^ |         a              a
+ *    start -> (a)      | |         a(b|c)         b, c       both come after a
+ *               \      | v         a(b|c)*        a, b, c    b and c come after b and c, too
  *                '---> (c) <.
  *                       '---'
  *
  * The matcher reads the text once. It keeps the set of all states that the bytes so far can lead to, so
  * it follows all ways at the same time. A set of states is a word of 64 bits. For any pattern, a byte
  * takes eight look-ups in a table to come from one set to the next. A pattern that needs more than 64
- * states is refused.
- *
- * There is only one pattern at a time: LIST reads its pattern anew each time that it runs. */
+ * states is refused. LIST reads its pattern anew each time that it runs, so there is only one. */
 
-enum { STATES = 64, ENDLESS = -1 };
+/* Bytes that no name has. NONE stands for no character. The others stand for the two ends of a name, and
+ * enter the states of ^ and $. */
+enum { NONE, TEXT_BEGIN, TEXT_END };
 
-/* Bytes that no name has. CLASS stands for a class among the members of a set. The others stand for the
- * two ends of a name, and enter the states of ^ and $. */
-enum { CLASS, TEXT_BEGIN, TEXT_END };
-
-/* A set of characters is a bool[CHARACTERS]. It has one member for each character of ASCII, and one for
- * all other characters together. */
-enum { OTHERS = 128, CHARACTERS };
-
-/* The automaton of a part of a pattern. */
-struct fragment {
-    uint64_t first, last; /* the states that a match of it can begin with, and end with */
-    bool nullable;        /* it matches the empty text, too */
+struct ends {
+    uint64_t states;
+    bool start; /* a match can also end where it began: it is the empty text */
 };
 
 static struct {
     char text[KEY_MAX + 1]; /* ends in a NUL */
     char *rest;             /* the part of the text that is still to be read */
     bool bad;               /* the text is no pattern, or needs too many states */
-    int states;             /* how many there are so far */
-    struct fragment whole;
-    uint64_t entered[256];          /* by byte: the states that the byte enters */
-    uint64_t next[STATES / 8][256]; /* by any set of eight states: the states that may follow */
+    uint64_t made;          /* all states so far: the first one is 1, the next ones 2, 4, 8, ... */
+    uint64_t first;         /* the states that a match can begin with */
+    struct ends ends;       /* of what has been read; in the end, of the whole pattern */
+    uint64_t entered[256];  /* by byte: the states that the byte enters */
+    uint64_t next[8][256];  /* by any set of eight states: the states that may follow */
 } pattern;
-
-static const struct fragment EMPTY = {0, 0, true}; /* matches the empty text and nothing else */
 
 /* Reads the text and returns true, if the text comes next. */
 static bool pattern_take(const char *text) {
@@ -2543,18 +2535,6 @@ static int pattern_byte(void) {
     return 0;
 }
 
-/* Makes a new state. Each byte from `from` to `to` enters it. */
-static struct fragment pattern_state(int from, int to) {
-    if (pattern.states == STATES) {
-        pattern.bad = true;
-        return EMPTY;
-    }
-    uint64_t state = (uint64_t)1 << pattern.states++;
-    for (int byte = from; byte <= to; byte++)
-        pattern.entered[byte] |= state;
-    return (struct fragment){state, state, false};
-}
-
 /* From each of the states, each of the followers can be entered. Every set of eight states that has
  * one of the states in it leads to the followers, too. */
 static void pattern_follow(uint64_t states, uint64_t followers) {
@@ -2566,143 +2546,145 @@ static void pattern_follow(uint64_t states, uint64_t followers) {
     }
 }
 
-/* Returns the automaton of a text that matches a and then goes on with a text that matches b. */
-static struct fragment pattern_join(struct fragment a, struct fragment b) {
-    struct fragment both = {a.first, b.last, a.nullable && b.nullable};
-    if (a.nullable)
-        both.first |= b.first;
-    if (b.nullable)
-        both.last |= a.last;
-    pattern_follow(a.last, b.first);
-    return both;
+/* Returns the states that may come after these. A match may begin at any byte, so the first states of
+ * the pattern are always among them. */
+static uint64_t pattern_next(uint64_t states) {
+    uint64_t next = pattern.first;
+    for (int i = 0; i < 8; i++)
+        next |= pattern.next[i][states >> (8 * i) & 0xFF];
+    return next;
 }
 
-/* Makes the automaton of one character of the set. In UTF-8, a character past ASCII is a byte from C0
- * on, and then bytes from 80 to BF. So it needs one state for the first byte, and one for the bytes
- * after it. */
-static struct fragment pattern_one_of(const bool set[CHARACTERS]) {
-    struct fragment one = pattern_state(0xC0, set[OTHERS] ? 0xFF : 0);
-    for (int byte = '!'; byte <= '~'; byte++)
-        if (set[byte])
-            pattern.entered[byte] |= one.first;
-    if (!set[OTHERS])
-        return one;
-    struct fragment more = pattern_state(0x80, 0xBF);
-    pattern_follow(more.last, more.first);
-    more.nullable = true;
-    return pattern_join(one, more);
+/* Makes a new state after the ends. It is the only end then, and the byte enters it. */
+static void pattern_state(int byte) {
+    uint64_t state = pattern.made + 1;
+    if (state == 0) {
+        pattern.bad = true;
+        return;
+    }
+    pattern.made |= state;
+    pattern.entered[byte] |= state;
+    if (pattern.ends.start)
+        pattern.first |= state;
+    pattern_follow(pattern.ends.states, state);
+    pattern.ends = (struct ends){state, false};
 }
 
-/* Reads what follows a \. If that is one of dwsDWS, adds the class to the set, and returns CLASS: \d,
- * \w and \s are classes, and \D, \W and \S are all characters that are not in them. A name has no
- * space, and each character past ASCII counts as a letter. Any other character stands for itself, and
- * its first byte is returned. \b, \1 and other escapes of Python are refused. */
-static int pattern_escape(bool set[CHARACTERS]) {
-    bool class = pattern_sees("dwsDWS");
+/* Adds more ends: what has been read so far can also end there. */
+static void pattern_end_also(struct ends more) {
+    pattern.ends.states |= more.states;
+    pattern.ends.start |= more.start;
+}
+
+/* Lets each byte from `from` to `to` enter the newest state, too. That state is the only end. */
+static void pattern_enter(int from, int to) {
+    for (int byte = from; byte <= to; byte++)
+        pattern.entered[byte] |= pattern.ends.states;
+}
+
+/* Lets all other characters enter the newest state, in place of those that enter it now. */
+static void pattern_invert(void) {
+    for (int byte = '!'; byte < 256; byte++)
+        pattern.entered[byte] ^= pattern.ends.states;
+}
+
+/* The newest state is entered by some characters of ASCII and by all characters past ASCII, which are a
+ * byte from C0 on, and then bytes from 80 to BF (UTF-8). The latter enter a state of their own. */
+static void pattern_past_ascii(void) {
+    uint64_t state = pattern.ends.states;
+    pattern_state(NONE);
+    for (int byte = 0x80; byte < 0xC0; byte++)
+        pattern.entered[byte] ^= state | pattern.ends.states;
+    pattern_follow(pattern.ends.states, pattern.ends.states);
+    pattern.ends.states |= state;
+}
+
+/* Reads what follows a \. If that is one of dwsDWS, its class enters the newest state, and NONE is
+ * returned: \d, \w and \s are classes, and \D, \W and \S are all characters that are not in them. A name
+ * has no space, and each character past ASCII counts as a letter. Any other character stands for itself,
+ * and its first byte is returned. \b, \1 and other escapes of Python are refused. */
+static int pattern_escape(void) {
     int byte = pattern_byte();
     int lower = tolower(byte);
-    if (!class) {
-        if (isalnum(byte))
-            pattern.bad = true;
+    if (!strchr("dws", lower)) {
+        pattern.bad |= isalnum(byte) != 0;
         return byte;
     }
-    for (int c = 0; c < CHARACTERS; c++) {
-        bool word = c == '_' || c == OTHERS || isalnum(c);
+    for (int c = '!'; c < 256; c++) {
+        bool word = c == '_' || c >= 0x80 || isalnum(c);
         bool member = (lower == 'd' && isdigit(c)) || (lower == 'w' && word);
         if (member == (byte == lower))
-            set[c] = true;
+            pattern_enter(c, c);
     }
-    return CLASS;
+    return NONE;
 }
 
-/* Reads what follows [: in a class such as [:digit:]. Adds the class to the set, and returns CLASS. */
-static int pattern_class(bool set[CHARACTERS]) {
+/* Reads a class such as [:digit:], which enters the newest state. [.a.] and [=a=] are refused. */
+static int pattern_class(void) {
     char name[sizeof "xdigit"] = ""; /* the longest name, six letters */
-    sscanf(pattern.rest, "%6[a-z]", name);
-    pattern.rest += strlen(name);
+    int len = 0;
+    sscanf(pattern.rest, "[:%6[a-z]:]%n", name, &len);
     wctype_t class = wctype(name);
-    if (!class || !pattern_take(":]"))
-        pattern.bad = true;
-    for (int c = 0; c < OTHERS; c++)
+    pattern.bad |= !class || !len;
+    pattern.rest += len;
+    for (int c = '!'; c <= '~'; c++)
         if (iswctype((wint_t)c, class))
-            set[c] = true;
-    return CLASS;
+            pattern_enter(c, c);
+    return NONE;
 }
 
-/* Reads one member of a set in brackets. A class is added to the set, and CLASS is returned. Any other
- * member is a character, or an end of a range, and its first byte is returned. */
-static int pattern_member(bool set[CHARACTERS]) {
-    if (pattern_take("[.") || pattern_take("[="))
-        pattern.bad = true; /* not supported */
-    if (pattern_take("[:"))
-        return pattern_class(set);
+/* Reads a character, and returns its first byte. Or reads a class, which enters the newest state, and
+ * returns NONE. */
+static int pattern_member(void) {
     if (pattern_take("\\"))
-        return pattern_escape(set);
+        return pattern_escape();
+    if (pattern.rest[0] == '[' && strchr(".:=", pattern.rest[1]))
+        return pattern_class();
     return pattern_byte();
 }
 
 /* Reads what follows a [, up to the ]: characters of ASCII, ranges and classes. */
-static struct fragment pattern_brackets(void) {
-    bool set[CHARACTERS] = {false};
+static void pattern_brackets(void) {
     bool complement = pattern_take("^");
     do {
-        int from = pattern_member(set);
+        int from = pattern_member();
         int to = from;
         if (pattern.rest[0] == '-' && pattern.rest[1] != ']') {
             pattern_byte();
-            to = pattern_member(set);
-            if (from == CLASS || from > to)
-                pattern.bad = true;
+            to = pattern_member();
+            pattern.bad |= from == NONE || from > to;
         }
-        if (to >= OTHERS)
-            pattern.bad = true;
-        for (int c = from; c <= to && !pattern.bad; c++)
-            set[c] = true;
+        pattern.bad |= to >= 0x80;
+        pattern_enter(from, to);
     } while (!pattern.bad && !pattern_take("]"));
-    for (int c = 0; c < CHARACTERS; c++)
-        set[c] = set[c] != complement;
-    return pattern_one_of(set);
+    if (complement)
+        pattern_invert();
 }
 
-/* Makes the automaton of a character that stands for itself: one state for each of its bytes. `byte` is
- * the first one, and the others are still to be read. */
-static struct fragment pattern_character(int byte) {
-    struct fragment whole = pattern_state(byte, byte);
-    while ((*pattern.rest & 0xC0) == 0x80) {
-        byte = pattern_byte();
-        whole = pattern_join(whole, pattern_state(byte, byte));
-    }
-    return whole;
-}
+static void pattern_choice(void); /* an atom may be a choice in parentheses */
 
-static struct fragment pattern_choice(void); /* an atom may be a choice in parentheses */
-
-static struct fragment pattern_atom(void) {
-    bool set[CHARACTERS] = {false};
-    struct fragment group;
-    int byte = pattern_byte();
-    switch (byte) {
-    case '^':
-        return pattern_state(TEXT_BEGIN, TEXT_BEGIN);
-    case '$':
-        return pattern_state(TEXT_END, TEXT_END);
-    case '[':
-        return pattern_brackets();
-    case '.':
-        memset(set, true, sizeof set);
-        return pattern_one_of(set);
-    case '(':
+/* No byte of UTF-8 is FF. If it enters the state, the state is for characters past ASCII, too. A character
+ * that stands for itself needs one state for each of its bytes. */
+static void pattern_atom(void) {
+    int byte = NONE;
+    if (pattern_take("(")) {
         pattern_take("?:");
-        group = pattern_choice();
-        if (!pattern_take(")"))
-            pattern.bad = true;
-        return group;
-    case '\\':
-        byte = pattern_escape(set);
-        if (byte == CLASS)
-            return pattern_one_of(set);
+        pattern_choice();
+        pattern.bad |= !pattern_take(")");
+        return;
     }
-    return pattern_character(byte);
+    pattern_state(NONE);
+    if (pattern_take("["))
+        pattern_brackets();
+    else if (pattern_take("."))
+        pattern_invert();
+    else
+        byte = pattern_member();
+    pattern_enter(byte, byte);
+    if (pattern.entered[0xFF] & pattern.ends.states)
+        pattern_past_ascii();
+    while ((*pattern.rest & 0xC0) == 0x80)
+        pattern_state(pattern_byte());
 }
 
 /* Reads a number, or returns `absent` if none comes next. A number is only digits: strtol() would allow
@@ -2711,19 +2693,25 @@ static long pattern_number(long absent) {
     return pattern_sees("0123456789") ? strtol(pattern.rest, &pattern.rest, 10) : absent;
 }
 
-/* Reads a quantifier: * + ? {n} {n,} {,m} {n,m}. Returns false if none comes next. A { that begins no
- * quantifier stands for itself. */
-static bool pattern_quantifier(long *least, long *most) {
+/* Reads a quantifier: * + ? {n} {n,} {,m} {n,m}. It asks for `most` copies of the atom, of which the
+ * first `least` must match. If it is endless, the last copy may match again and again. Returns false if
+ * no quantifier comes next. A { that begins none stands for itself. */
+static bool pattern_quantifier(long *least, long *most, bool *endless) {
     char *start = pattern.rest;
     *least = pattern_sees("+");
-    *most = pattern_sees("?") ? 1 : ENDLESS;
+    *most = 1;
+    *endless = pattern_sees("*+");
     if (pattern_sees("*+?")) {
         pattern_byte();
         return true;
     }
     if (pattern_take("{") && !pattern_sees("}")) {
         *least = pattern_number(0);
-        *most = pattern_take(",") ? pattern_number(ENDLESS) : *least;
+        *most = *least;
+        if (pattern_take(",")) {
+            *endless = pattern_sees("}");
+            *most = pattern_number(*least > 0 ? *least : 1);
+        }
         if (pattern_take("}"))
             return true;
     }
@@ -2733,54 +2721,57 @@ static bool pattern_quantifier(long *least, long *most) {
 
 /* Reads an atom and its quantifier, if it has one. a{2,4} becomes aaa?a?, and a{2,} becomes aa+: the
  * text of the atom is read again for each copy. Each copy needs a new state, so there are not many
- * copies. After an atom with its quantifier, the next atom begins. A quantifier there has nothing to
- * repeat, so a** is no pattern; nor is ^*, since ^ and $ take no quantifier. */
-static struct fragment pattern_repeat(void) {
+ * copies. A quantifier in place of an atom has nothing to repeat, so ** and a** are no patterns. */
+static void pattern_repeat(void) {
     long least, most;
-    int states = pattern.states;
-    bool anchor = pattern_sees("^$");
-    if (pattern_quantifier(&least, &most))
-        pattern.bad = true;
+    bool endless;
+    pattern.bad |= pattern_quantifier(&least, &most, &endless);
     char *atom = pattern.rest;
-    struct fragment copy = pattern_atom();
-    if (anchor || !pattern_quantifier(&least, &most))
-        return copy;
+    struct ends before = pattern.ends;
+    uint64_t made = pattern.made;
+    pattern_atom();
+    if (!pattern_quantifier(&least, &most, &endless))
+        return;
     pattern_take("?"); /* lazy: it finds another match, but only if there is one */
-    bool endless = most == ENDLESS;
-    if (endless)
-        most = least > 0 ? least : 1;
-    if (most < least)
-        pattern.bad = true;
-    if (pattern.states == states)
-        return copy; /* () needs no state, and is the same however often it is repeated */
+    pattern.bad |= most < least;
+    if (pattern.made == made)
+        return; /* () needs no state, and is the same however often it is repeated */
     char *rest = pattern.rest;
-    struct fragment whole = EMPTY;
-    for (long i = 0; i < most && !pattern.bad; i++) {
+    for (long copy = 1; !pattern.bad; copy++) {
+        if (copy > least)
+            pattern_end_also(before);
+        if (copy >= most)
+            break;
+        before = pattern.ends;
+        made = pattern.made;
         pattern.rest = atom;
-        if (i > 0)
-            copy = pattern_atom();
-        if (i >= least)
-            copy.nullable = true;
-        whole = pattern_join(whole, copy);
+        pattern_atom();
     }
-    if (endless)
-        pattern_follow(copy.last, copy.first);
     pattern.rest = rest;
-    return whole;
+    if (most == 0)
+        pattern.ends = before;
+    if (endless) /* after the last copy comes what the copy can begin with */
+        pattern_follow(pattern.ends.states, pattern_next(before.states) & ~made);
 }
 
-/* Reads rows of atoms with a | between two rows. */
-static struct fragment pattern_choice(void) {
-    struct fragment any = {0, 0, false};
+/* Reads rows with a | between two. In a row are atoms with their quantifiers, and ^ and $, which take
+ * none. */
+static void pattern_choice(void) {
+    struct ends before = pattern.ends;
+    struct ends rows = {0, false};
     do {
-        struct fragment row = EMPTY;
-        while (*pattern.rest && !pattern_sees("|)"))
-            row = pattern_join(row, pattern_repeat());
-        any.first |= row.first;
-        any.last |= row.last;
-        any.nullable |= row.nullable;
+        pattern.ends = before;
+        while (*pattern.rest && !pattern_sees("|)")) {
+            if (pattern_take("^"))
+                pattern_state(TEXT_BEGIN);
+            else if (pattern_take("$"))
+                pattern_state(TEXT_END);
+            else
+                pattern_repeat();
+        }
+        pattern_end_also(rows);
+        rows = pattern.ends;
     } while (pattern_take("|"));
-    return any;
 }
 
 /* Makes the automaton. False: the text is no pattern, or needs too many states. */
@@ -2788,17 +2779,9 @@ static bool pattern_read(struct str text) {
     memset(&pattern, 0, sizeof pattern);
     memcpy(pattern.text, text.bytes, text.len);
     pattern.rest = pattern.text;
-    pattern.whole = pattern_choice();
+    pattern.ends.start = true;
+    pattern_choice();
     return !pattern.bad && !*pattern.rest;
-}
-
-/* Returns the states after the byte. A match may begin at any byte, so the first states of the pattern
- * are always among those that may come next. */
-static uint64_t pattern_step(uint64_t reached, int byte) {
-    uint64_t next = pattern.whole.first;
-    for (int i = 0; i < STATES / 8; i++)
-        next |= pattern.next[i][reached >> (8 * i) & 0xFF];
-    return next & pattern.entered[byte];
 }
 
 /* Returns the states at an end of the text. ^ and $ match there and take no byte of the text, so several
@@ -2807,19 +2790,20 @@ static uint64_t pattern_edge(uint64_t reached, int edge) {
     uint64_t before;
     do {
         before = reached;
-        reached |= pattern_step(reached, edge);
+        reached |= pattern_next(reached) & pattern.entered[edge];
     } while (reached != before);
     return reached;
 }
 
 /* Whether a part of the text matches the pattern. */
 static bool pattern_matches(struct str text) {
+    uint64_t ends = pattern.ends.states;
     uint64_t reached = pattern_edge(0, TEXT_BEGIN);
-    if (pattern.whole.nullable)
+    if (pattern.ends.start)
         return true;
-    for (size_t i = 0; i < text.len && !(reached & pattern.whole.last); i++)
-        reached = pattern_step(reached, (unsigned char)text.bytes[i]);
-    return pattern_edge(reached, TEXT_END) & pattern.whole.last;
+    for (size_t i = 0; i < text.len && !(reached & ends); i++)
+        reached = pattern_next(reached) & pattern.entered[(unsigned char)text.bytes[i]];
+    return pattern_edge(reached, TEXT_END) & ends;
 }
 
 /* == 16. Mailboxes ================================================================================
