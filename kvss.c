@@ -2841,7 +2841,6 @@ struct message {
 
 struct mailbox {
     struct message *first, *last;
-    struct message *unsent; /* the first message that is not in the holder's output, or NULL */
     int messages;
     size_t bytes;                 /* of the texts of all messages */
     size_t sending;               /* bytes at the end of the output that belong to messages */
@@ -2859,7 +2858,7 @@ struct listing {
 static struct {
     struct mailbox *all[MAILBOXES_MAX]; /* sorted by name */
     size_t len;
-    bool sent; /* a message was sent to a holder, and the next turn may not serve that client */
+    bool late;                      /* a message is for a holder that this turn may not serve */
     struct mailbox *of[FD_SETSIZE]; /* by client: the mailbox that it holds, or NULL */
     struct listing lists[FD_SETSIZE];
 } mailboxes;
@@ -2907,14 +2906,12 @@ static void mailbox_leave(struct mailbox *box) {
     struct client *c = box->holder;
     box->holder = NULL;
     mailboxes.of[client_fd(c)] = NULL;
-    if (box->sending > c->out.len) {
+    if (box->sending > c->out.len)
         client_cut(c); /* the kernel has a part of a message */
-    } else {
+    else
         c->out.len -= box->sending;
-        c->blocked = c->blocked && c->out.len > 0;
-    }
+    c->blocked = false; /* with nothing to send, it would stay blocked for ever */
     box->sending = 0;
-    box->unsent = box->first;
     sprintf(server.text, "%llu delivered, %d left", box->delivered, box->messages);
     client_report(c, "leave", str_of(server.text));
 }
@@ -2925,21 +2922,19 @@ static void mailboxes_leaving(struct client *c) {
     mailboxes.lists[fd] = (struct listing){.begun = false};
 }
 
-/* Appends messages to the output of their holder. The wire writes a message as a reply with a status of
- * its own. */
+/* Appends messages to the output of their holder, when no earlier ones are left in it. The wire writes a
+ * message as a reply with a status of its own. */
 static void mailboxes_feed(struct client *c) {
     struct mailbox *box = mailboxes.of[client_fd(c)];
-    if (!box || c->pending)
+    if (!box || c->pending || box->sending > 0)
         return;
-    while (box->unsent && c->out.len < OUTPUT_MAX) {
-        struct message *m = box->unsent;
+    for (struct message *m = box->first; m && c->out.len < OUTPUT_MAX; m = m->next) {
         struct request r = {.status = MESSAGE, .data = {m->bytes, m->len}};
         size_t before = c->out.len;
         r.value = str_from(r.data, strlen(box->name) + 1);
         c->wire->reply(&c->out, &r);
         m->sending = c->out.len - before;
         box->sending += m->sending;
-        box->unsent = m->next;
     }
 }
 
@@ -3005,14 +3000,12 @@ static enum status command_send(struct request *r) {
     else
         box->first = m;
     box->last = m;
-    if (!box->unsent)
-        box->unsent = m;
     box->messages++;
     box->bytes += r->value.len;
     const struct client *c = box->holder;
     if (!c || c->blocked || (c->pending && c != r->client))
         return ACCEPTED;
-    mailboxes.sent = true;
+    mailboxes.late = !server.turn_all;
     return OK;
 }
 
@@ -3032,60 +3025,60 @@ static enum status command_connect(struct request *r) {
     return OK;
 }
 
-/* Writes names as a part of the reply. Each name has a separator before it. On the wire of the lab, the
- * part is appended to the line. On another wire, each part is a reply, which begins with a name. */
-static void list_write(struct request *r, struct listing *list, struct str names) {
+/* Writes the names as the next part of the reply, and empties their buffer. Each name has a separator
+ * before it. On the wire of the lab, the part is appended to the line. On another wire, each part is a
+ * reply, which begins with a name. */
+static void list_write(struct request *r, struct listing *list, struct buf *names) {
     struct client *c = r->client;
-    if (c->wire == &lines_wire) {
+    if (c->wire != &lines_wire) {
+        r->data = str_from(buf_str(names), names->len > 0);
+        c->wire->reply(&c->out, r);
+    } else {
         if (!list->begun)
             buf_append(&c->out, str_of(statuses[OK]));
-        buf_append(&c->out, names);
-    } else {
-        r->data = names.len ? str_from(names, 1) : names;
-        c->wire->reply(&c->out, r);
+        buf_append(&c->out, buf_str(names));
     }
+    names->len = 0;
     list->begun = true;
 }
 
-/* Collects the names that match, from `place` on and before `end`, until no more fit. Returns the place
- * after the last name that it has looked at. */
-static size_t list_collect(struct buf *names, char separator, size_t place, size_t end) {
-    for (; place < end; place++) {
+/* Writes names that match, from list->next on, while there is room in the output. Returns true if that was
+ * the last part of the list. */
+static bool list_go_on(struct request *r, struct listing *list) {
+    struct buf names = {server.text, 0, LIST_TEXT};
+    struct str separator = r->client->wire == &lines_wire ? STR(" ") : STR(",");
+    size_t place = mailbox_place(str_of(list->next));
+    size_t end = place + LIST_STEP;
+    for (; place < end && place < mailboxes.len; place++) {
         struct str name = str_of(mailboxes.all[place]->name);
         if (!pattern_matches(name))
             continue;
-        if (names->len + 1 + name.len > names->size)
+        if (names.len + 1 + name.len > names.size)
+            list_write(r, list, &names);
+        if (r->client->out.len >= OUTPUT_MAX)
             break;
-        buf_append(names, (struct str){&separator, 1});
-        buf_append(names, name);
+        buf_append(&names, separator);
+        buf_append(&names, name);
     }
-    return place;
+    bool done = place == mailboxes.len;
+    if (names.len || (done && !list->begun))
+        list_write(r, list, &names);
+    if (!done)
+        strcpy(list->next, mailboxes.all[place]->name);
+    return done;
 }
 
-/* There may be ten thousand names, and the reply may be long. So LIST takes several turns. Each turn
- * looks at the next names, while there is room in the output. If users are created or deleted between
- * two turns, they may be in the reply or not. Without a pattern, the pattern is empty, and each name
- * matches it. */
+/* There may be ten thousand names, and the reply may be long. So LIST takes several turns. If users are
+ * created or deleted between two turns, they may be in the reply or not. Without a pattern, the pattern
+ * is empty, and each name matches it. */
 static enum status command_list(struct request *r) {
     struct client *c = r->client;
     struct listing *list = &mailboxes.lists[client_fd(c)];
-    char separator = c->wire == &lines_wire ? ' ' : ',';
     if (!slow_is_chosen(c, SLOW_LIST))
         return WAIT;
     if (!pattern_read(r->key))
         return BAD_REQUEST;
-    size_t place = mailbox_place(str_of(list->next));
-    size_t end = place + LIST_STEP;
-    if (end > mailboxes.len)
-        end = mailboxes.len;
-    do {
-        struct buf names = {server.text, 0, LIST_TEXT};
-        place = list_collect(&names, separator, place, end);
-        if (names.len || (place == mailboxes.len && !list->begun))
-            list_write(r, list, buf_str(&names));
-    } while (place < end && c->out.len < OUTPUT_MAX);
-    if (place < mailboxes.len) {
-        strcpy(list->next, mailboxes.all[place]->name);
+    if (!list_go_on(r, list)) {
         (void)slow_is_chosen(c, SLOW_LIST); /* wait to be chosen once more */
         return WAIT;
     }
@@ -3095,15 +3088,12 @@ static enum status command_list(struct request *r) {
     return REPLIED;
 }
 
-/* A holder gets its messages at the latest in the next turn that serves all clients. So that turn must
- * not wait. */
+/* The next turn that serves all clients serves that holder. So that turn must not wait. */
 static uint64_t mailboxes_wake_at(void) {
-    return mailboxes.sent && server.turn_all ? server.now : NEVER;
-}
-
-static void mailboxes_turn(void) {
-    if (server.turn_all)
-        mailboxes.sent = false;
+    if (!mailboxes.late || !server.turn_all)
+        return NEVER;
+    mailboxes.late = false;
+    return server.now;
 }
 
 static const struct extension mailboxes_extension = {
@@ -3121,7 +3111,6 @@ static const struct extension mailboxes_extension = {
     .feed = mailboxes_feed,
     .sent = mailboxes_sent,
     .wake_at = mailboxes_wake_at,
-    .turn = mailboxes_turn,
 };
 
 /* == 17. Frames ===================================================================================
