@@ -3142,8 +3142,8 @@ static struct option frames_options[] = {
 
 static struct {
     char line[sizeof "KV/1.0 " + FRAME_SIZE]; /* the request of KV/1.0 that a frame becomes */
-    bool pads[FD_SETSIZE];                    /* by client: it has sent a frame of full length */
-    size_t padding[FD_SETSIZE];               /* by client: bytes that its last frame lacks */
+    /* By client: how many bytes of its last frame have come; 0 until it has sent a frame of full length. */
+    size_t came[FD_SETSIZE];
 } frames;
 
 /* Appends the text in as many frames as it needs, and in one frame if it is empty. A frame ends between
@@ -3178,7 +3178,7 @@ static void frames_reply(struct buf *out, const struct request *r) {
 static const struct command *frame_command(struct str frame) {
     EACH_COMMAND (row) {
         char verb[FRAME_VERB] = "";
-        for (int i = 0; i < FRAME_VERB && row->verb[i]; i++)
+        for (int i = 0; row->verb[i]; i++)
             verb[i] = (char)tolower(row->verb[i]);
         if (row->flags & MAILBOX && memcmp(frame.bytes, verb, FRAME_VERB) == 0)
             return row;
@@ -3186,31 +3186,32 @@ static const struct command *frame_command(struct str frame) {
     return NULL;
 }
 
-/* Makes of the frame the line of KV/1.0 that asks for the same. Returns NULL, or why there is no such
- * line: then *line is the frame. The comma after a user becomes a space. So a space in the name of the
- * user would end the name too early. */
-static const char *frame_to_line(struct str frame, struct str *line) {
+/* The line of the request is a frame. Makes of it the line of KV/1.0 that asks for the same, and parses
+ * that. The comma after a user becomes a space. So a space in the name of the user would end the name too
+ * early. */
+static enum status frame_parse(struct request *r) {
     char arguments[FRAME_ROOM + 1] = "";
-    while (frame.len > FRAME_VERB && frame.bytes[frame.len - 1] == '\0')
-        frame.len--;
-    *line = frame;
-    if (frame.len < FRAME_VERB)
-        return "a frame begins with a verb in 15 bytes";
-    const struct command *command = frame_command(frame);
+    struct str *frame = &r->line;
+    while (frame->len > FRAME_VERB && frame->bytes[frame->len - 1] == '\0')
+        frame->len--;
+    if (frame->len < FRAME_VERB)
+        return request_refuse(r, "a frame begins with a verb in 15 bytes");
+    const struct command *command = frame_command(*frame);
     if (!command)
-        return "there is no such verb; verbs are lower case and padded with NULs";
-    size_t len = frame.len - FRAME_VERB;
-    memcpy(arguments, frame.bytes + FRAME_VERB, len);
+        return request_refuse(r,
+                              "there is no such verb; verbs are lower case and padded with NULs");
+    size_t len = frame->len - FRAME_VERB;
+    memcpy(arguments, frame->bytes + FRAME_VERB, len);
     if (strcspn(arguments, "\n") < len)
-        return "there is a line feed or a NUL in the arguments";
+        return request_refuse(r, "there is a line feed or a NUL in the arguments");
     char *end = arguments + strcspn(arguments, " ,");
     if (*end == ' ')
-        return "there is a space in a name";
+        return request_refuse(r, "there is a space in a name");
     if (*end == ',' && command->max == 2)
         *end = ' ';
     sprintf(frames.line, "KV/1.0 %s%s%s", command->verb, len ? " " : "", arguments);
-    *line = str_of(frames.line);
-    return NULL;
+    r->line = str_of(frames.line);
+    return request_parse(r);
 }
 
 /* Whether a line in the frame is of HTTP. Lines end in CR LF, or in LF. */
@@ -3231,16 +3232,10 @@ static bool frame_is_http(struct str frame) {
 
 /* Runs a frame. False: the frame has to wait. */
 static bool frame_run(struct client *c, struct str frame) {
-    struct str line;
     struct request r;
-    const char *wrong = frame_to_line(frame, &line);
-    request_begin(&r, c, line);
-    if (wrong) {
-        r.status = request_refuse(&r, wrong);
-        r.close = frame_is_http(frame);
-    } else {
-        r.status = request_parse(&r);
-    }
+    request_begin(&r, c, frame);
+    r.status = frame_parse(&r);
+    r.close = !r.command && frame_is_http(frame);
     requests_parsed(&r, 1);
     return client_answer(c, &r);
 }
@@ -3248,11 +3243,10 @@ static bool frame_run(struct client *c, struct str frame) {
 /* Runs the frames in the input buffer. All of them came with one recv(), which may have cut the last one
  * short. If this client pads its frames, the NULs that come next are the rest of that frame. */
 static void frames_run(struct client *c) {
-    bool *pads = &frames.pads[client_fd(c)];
-    size_t *padding = &frames.padding[client_fd(c)];
+    size_t *came = &frames.came[client_fd(c)];
     size_t at = 0;
-    while (*pads && *padding > 0 && at < c->in.len && c->in.bytes[at] == '\0') {
-        --*padding;
+    while (*came > 0 && *came < FRAME_SIZE && at < c->in.len && c->in.bytes[at] == '\0') {
+        ++*came;
         at++;
     }
     while (at < c->in.len) {
@@ -3264,16 +3258,15 @@ static void frames_run(struct client *c) {
         if (c->phase == QUITTING)
             return;
         at += frame.len;
-        *padding = FRAME_SIZE - frame.len;
-        if (*padding == 0)
-            *pads = true;
+        if (*came > 0 || frame.len == FRAME_SIZE)
+            *came = frame.len;
     }
     buf_consume(&c->in, at);
     c->pending = c->in.len > 0;
 }
 
 static void frames_closed(struct client *c) {
-    frames.pads[client_fd(c)] = false;
+    frames.came[client_fd(c)] = 0;
 }
 
 static const char frames_refusal[FRAME_SIZE] = "error"; /* and NULs */

@@ -109,7 +109,7 @@ static void check_client(const struct client *c, bool rested) {
 /* Nothing of a client that is gone is left for the next one with its descriptor. */
 static void check_closed(int fd) {
     MUST(!mailboxes.of[fd] && !mailboxes.lists[fd].begun && !mailboxes.lists[fd].next[0]);
-    MUST(!slow.waits[fd] && !frames.pads[fd]);
+    MUST(!slow.waits[fd] && !frames.came[fd]);
 }
 
 static void check_slow(void) {

@@ -235,12 +235,14 @@ static size_t frames_read(const struct peer *p) {
         while (padding && at < end && !p->sent.at[at])
             at++, padding--;
         for (; at < end; frames++) {
-            struct str line;
+            struct request r;
             n = end - at < FRAME_SIZE ? end - at : FRAME_SIZE;
             pads |= n == FRAME_SIZE;
             padding = pads ? FRAME_SIZE - n : 0;
             struct str frame = {(const char *)p->sent.at + at, n};
-            if (frame_to_line(frame, &line) && frame_is_http(frame))
+            request_begin(&r, clients, frame);
+            (void)frame_parse(&r);
+            if (!r.command && frame_is_http(frame))
                 return frames + 1;
             at += n;
         }
