@@ -3132,11 +3132,8 @@ static const struct extension mailboxes_extension = {
 
 enum { FRAME_VERB = 15, FRAME_SIZE = 1024, FRAME_ROOM = FRAME_SIZE - FRAME_VERB };
 
-enum { FRAMES_PORT };
-
 static struct option frames_options[] = {
-    [FRAMES_PORT] = {'F', "frames", "PORT", 0, 65535, -1, NULL,
-                     "port for the old wire, 0 for a free one"},
+    {'F', "frames", "PORT", 0, 65535, -1, NULL, "port for the old wire, 0 for a free one"},
     {0},
 };
 
@@ -3274,8 +3271,9 @@ static const char frames_refusal[FRAME_SIZE] = "error"; /* and NULs */
 static const struct wire frames_wire = {frames_run, frames_reply, {frames_refusal, FRAME_SIZE}};
 
 static void frames_start(void) {
-    if (frames_options[FRAMES_PORT].value >= 0)
-        start_listening(&frames_wire, frames_options[FRAMES_PORT].value, "listening for frames");
+    long port = frames_options[0].value;
+    if (port >= 0)
+        start_listening(&frames_wire, port, "listening for frames");
 }
 
 static const struct extension frames_extension = {
