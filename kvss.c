@@ -885,7 +885,7 @@ struct extension {
     void (*start)(void);
     /* A client has connected. Return false to refuse the client with 503. */
     bool (*opened)(struct client *);
-    /* The client's descriptor is about to be closed. */
+    /* The client's descriptor is about to be closed. Maybe another extension has refused the client. */
     void (*closed)(struct client *);
     /* The client said QUIT, or is refused. It still gets the replies that wait, and no more. */
     void (*leaving)(struct client *);
@@ -1299,9 +1299,12 @@ static bool client_open(struct client *c, const struct wire *wire, const char *n
     c->in = (struct buf){buffers[fd].in, 0, sizeof buffers[fd].in};
     c->out = (struct buf){buffers[fd].out, 0, sizeof buffers[fd].out};
     strcpy(c->name, name);
-    EACH_EXTENSION (x, opened) {
-        if (x->opened(c))
-            continue;
+    bool room = true;
+    EACH_EXTENSION (x, opened)
+        room = room && x->opened(c);
+    if (!room) {
+        EACH_EXTENSION (x, closed)
+            x->closed(c);
         c->phase = CLOSED;
         return false;
     }

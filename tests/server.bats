@@ -300,10 +300,10 @@ limited() {
     KVSS=$BATS_TEST_TMPDIR/limited serve "$@"
 }
 
-# bats test_tags=beyond, limits
+# bats test_tags=beyond, limits, roles
 @test "no descriptor left: 503, the others go on, and the server does not spin" {
     if grep -q '^#!' "$KVSS"; then skip "valgrind has descriptors of its own"; fi
-    limited
+    limited --private # AddressSanitizer sees whether the stores of those who are refused are freed
     [[ $(<"$LOG") =~ 'kvss: ulimit -n 16 '[^$'\n']*' '([1-9]+)' clients' ]]
     room=${BASH_REMATCH[1]}
     for ((i = 1; i <= room; i++)); do enters "$i"; done
