@@ -632,7 +632,7 @@ static struct {
     } listeners[2]; /* the sockets to which clients connect */
     int listeners_len;
     int fd_highest;       /* the highest descriptor that a listener or a client has had */
-    int clients;          /* how many are connected */
+    int clients_len;      /* how many are connected */
     sigset_t signals;     /* the mask while pselect() waits: it lets SIGINT and SIGTERM through */
     int turn[FD_SETSIZE]; /* the descriptors of the clients that this turn serves */
     int turn_len;
@@ -755,7 +755,7 @@ static enum status command_stats(struct request *r) {
     char *p = server.text;
     p += sprintf(p, "keys=%llu uptime=%llus served=%llu", st->keys, uptime, server.served + 1);
     if (r->key.len) {
-        p += sprintf(p, " connections=%d refused=%llu", server.clients, server.refused);
+        p += sprintf(p, " connections=%d refused=%llu", server.clients_len, server.refused);
         p += sprintf(p, " bytes_in=%llu bytes_out=%llu", server.bytes_in, server.bytes_out);
         p += sprintf(p, " memory=%llu",
                      st->bytes + (st->chains_size - CHAINS_MIN) * sizeof *st->chains);
@@ -1005,7 +1005,7 @@ static void client_close(struct client *c, const char *why) {
     report("disconnect", c->name, str_of(why));
     close(client_fd(c));
     c->phase = CLOSED;
-    server.clients--;
+    server.clients_len--;
 }
 
 /* The client gets the replies that wait for it, and nothing more. */
@@ -1308,7 +1308,7 @@ static bool client_open(struct client *c, const struct wire *wire, const char *n
         c->phase = CLOSED;
         return false;
     }
-    server.clients++;
+    server.clients_len++;
     server.turn[server.turn_len++] = fd; /* the newcomer may have sent something already */
     if (fd > server.fd_highest)
         server.fd_highest = fd;
@@ -1321,7 +1321,7 @@ static bool client_open(struct client *c, const struct wire *wire, const char *n
  * served without them. */
 static void loop_admit(int fd, const struct wire *wire, const char *name) {
     int on = 1;
-    bool room = fd < FD_SETSIZE && server.clients < options[CLIENTS].value;
+    bool room = fd < FD_SETSIZE && server.clients_len < options[CLIENTS].value;
     if (room && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 && client_open(&clients[fd], wire, name)) {
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
@@ -1476,7 +1476,7 @@ static void loop_run(void) {
     server.listeners_len = 0;
     report("stop", server.stopping, STR(""));
     server.stop_by = server.now + LINGER_MS;
-    while (server.clients > 0 && server.now < server.stop_by)
+    while (server.clients_len > 0 && server.now < server.stop_by)
         loop_turn();
     for (int fd = 0; fd <= server.fd_highest; fd++)
         if (clients[fd].phase != CLOSED)
@@ -1858,7 +1858,7 @@ static bool speed_choose(void) {
         if (c->phase != CLOSED && c->last_active + ACTIVE_MS >= server.now)
             server.turn[active++] = server.turn[i];
     }
-    bool some = active > 0 && active < server.clients && !server.stopping;
+    bool some = active > 0 && active < server.clients_len && !server.stopping;
     if (some && server.now < speed.all_at) {
         server.turn_len = active;
         speed.wake_at = speed.all_at;
@@ -4299,7 +4299,8 @@ static enum status command_long_stats(struct request *r) {
     if (days)
         p += sprintf(p, "%llu day%s, ", days, days == 1 ? "" : "s");
     p += sprintf(p, "%llu:%02llu:%02llu", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    p += sprintf(p, "; connections: %d; commands_processed: %llu", server.clients, server.served);
+    p += sprintf(p, "; connections: %d; commands_processed: %llu", server.clients_len,
+                 server.served);
     p += sprintf(p, "; get_requests: %llu; put_requests: %llu; del_requests: %llu",
                  command_count("GET"), command_count("PUT"), command_count("DEL"));
     sprintf(p, "; keys_stored: %llu", r->store->keys);

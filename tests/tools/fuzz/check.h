@@ -150,7 +150,7 @@ static void check_all(bool rested) {
         if (c->store != &store)
             deadlines += check_store(c->store);
     }
-    MUST(server.clients == open);
+    MUST(server.clients_len == open);
     MUST(!rested || !roles.retired);
     if (!roles.retired) /* or they have deadlines, too */
         check_expiry(deadlines);
