@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The sweep of the client: client.py [--short] [--jobs N] [--only CALLS] [--variant NAME] CLIENT
+"""The sweep of the client: client.py [--short] [--variant NAME] CLIENT
 
 As in sweep.py, each call of kvss_client fails, one in each session: a request on the command line,
 a batch, and the prompt, at a terminal. Either it makes no difference, or the client ends with
@@ -12,12 +12,12 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import termios
 import time
 
-from sweep import WAIT, Failure, Server, expect, faults, main
+from sweep import NOTHING, counted, faults, kvss, main, shim
+from kvss import WAIT, Wrong, expect
 
 KVSS = os.path.abspath(os.environ.get('KVSS', './kvss'))
 LONG = 'x' * 60000
@@ -25,7 +25,6 @@ UP, DOWN, CTRL_D, CTRL_U = '\033[A', '\033[B', '\x04', '\x15'
 
 # What may come of a fault: that the client ends, and says why; or that a prompt leaves, since its
 # terminal is gone, and a batch takes that for the end of its input.
-NOTHING = frozenset()
 ENDS = {'ends'}
 LEAVES = {'leaves'}
 
@@ -85,15 +84,17 @@ class ClientRun:
     def __init__(self, client, call='', how='', nth=0, excuses=NOTHING):
         self.client, self.call, self.how, self.nth = client, call, how, nth
         self.excuses, self.server, self.folder, self.counts = excuses, None, None, None
+        self.fault = f'{call} {how} {nth}' if call else ''
 
     def run(self, folder, session, _):
         """Returns how it went: 'survived', 'refused' or 'unreached': no such call."""
         self.folder = folder
-        self.server = Server(KVSS, folder, [])
+        self.server = kvss.Server(KVSS, folder)
         try:
-            self.prepare()
+            # The mailbox has two messages.
+            kvss.Client(self.server.ports[0]).ask('CREATE bob', 'SEND bob one', 'SEND bob two')
             session(self)
-            self.counts = self.counted()
+            self.counts = counted(f'{folder}/client.counts')
             reached = self.call and self.counts[self.call] >= self.nth
             expect(reached or self.status == 0, f'nothing failed, and it ended with {self.status}')
             expect(self.status == 0 or 'ends' in self.excuses, 'it ended')
@@ -101,28 +102,11 @@ class ClientRun:
         finally:
             self.server.kill()
 
-    def prepare(self):
-        """The mailbox has two messages."""
-        requests = 'CREATE bob', 'SEND bob one', 'SEND bob two'
-        with socket.create_connection(('127.0.0.1', self.server.ports()[0]), WAIT) as server:
-            server.sendall(''.join(f'KV/1.0 {request}\n' for request in requests).encode())
-            server.shutdown(socket.SHUT_WR)
-            while server.recv(4096):
-                pass
-
     def command(self, *arguments):
         """The client's command line, and its environment."""
-        with open(f'{self.folder}/client.faults', 'w', encoding='ascii') as file:
-            file.write(f'{self.call} {self.how} {self.nth}\n' if self.call else '')
-        environment = dict(
-            os.environ, FAULTS=f'{self.folder}/client.faults', TERM='xterm', LC_ALL='C.UTF-8',
-            COUNTS=f'{self.folder}/client.counts', ASAN_OPTIONS='detect_leaks=1')
-        port = str(self.server.ports()[0])
-        return [self.client, '--port', port, '--timeout', '2', *arguments], environment
-
-    def counted(self):
-        self.server.counts = f'{self.folder}/client.counts'
-        return self.server.counted()
+        faults = shim(f'{self.folder}/client.faults', f'{self.folder}/client.counts', self.fault)
+        command = [self.client, '--port', str(self.server.ports[0]), '--timeout', '2', *arguments]
+        return command, dict(os.environ, TERM='xterm', LC_ALL='C.UTF-8', **faults)
 
     def check_end(self, status, errors):
         """With a status that's not 0, one line says why."""
@@ -139,7 +123,7 @@ class ClientRun:
             done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, timeout=WAIT,
                                   capture_output=True, check=False)
         except subprocess.TimeoutExpired as error:
-            raise Failure('the client does not end') from error
+            raise Wrong('the client does not end') from error
         self.check_end(done.returncode, done.stderr.decode())
         printed = done.stdout.decode()
         whole = done.returncode == 0 and 'leaves' not in self.excuses
