@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -35,13 +34,11 @@ HEADER = '# kvss data 1: the changes of a store, as requests'
 PASSWORD = 'eve'
 
 # What may come of a fault, beside the right replies: a 500, a 503, the end of a connection, and an
-# exit status of 1, since it's not known whether the disk has everything. A frame that comes in
-# pieces is none: the old wire is like that.
+# exit status of 1, since it's not known whether the disk has everything.
 NOTHING = frozenset()
 MEMORY = {'500', '503', 'lost'}
 CONNECTION = {'lost'}
 REFUSED = {'503'}
-FRAME = {'frame'}
 DISK = {'500', 'lost', 'status'}
 
 
@@ -53,9 +50,7 @@ def faults(*rows):
 
 FAULTS = faults(
     ('malloc calloc realloc strdup', 'ENOMEM', MEMORY),
-    ('recv', 'ONE', FRAME),
-    ('send', 'ONE', NOTHING),
-    ('recv send', 'EAGAIN EINTR', NOTHING),
+    ('recv send', 'EAGAIN EINTR ONE', NOTHING),
     ('recv', 'ECONNRESET', CONNECTION),
     ('send', 'ECONNRESET EPIPE', CONNECTION),
     ('accept', 'EINTR ECONNABORTED ENOBUFS', NOTHING),
@@ -250,64 +245,6 @@ class Client(kvss.Client):
         self.hears_end()
 
 
-class Frames:
-    """A client of the old wire, with the mailbox ann."""
-
-    def __init__(self, run):
-        self.run = run
-        self.connect()
-        self.insist('create', 'ann', ('ok', ''))
-        self.insist('list', '', ('list', 'ann,bob'))
-        self.insist('connect', 'ann', ('ok', ''))
-
-    def connect(self):
-        self.socket = socket.create_connection(('127.0.0.1', self.run.server.ports[1]), kvss.WAIT)
-
-    def frame(self):
-        """The next one: verb and text."""
-        data = b''
-        while len(data) < 1024:
-            try:
-                part = self.socket.recv(1024 - len(data))
-            except TimeoutError as error:
-                raise Wrong('no frame comes') from error
-            except OSError:
-                part = b''
-            if not part:
-                raise Lost(data)
-            data += part
-        return data[:15].rstrip(b'\0').decode(), data[15:].rstrip(b'\0').decode()
-
-    def insist(self, verb, text, wanted):
-        """Asks until there's an answer that is no error. What was done before may be so still."""
-        frame = (verb.encode().ljust(15, b'\0') + text.encode()).ljust(1024, b'\0')
-        answers = [wanted]
-        for _ in range(5):
-            try:
-                self.socket.sendall(frame)
-                reply = self.frame()
-                if reply != ('error', ''):
-                    expect(reply in answers, f'{verb} {text} was answered {reply}')
-                    return
-                self.run.excuse('500', '503', 'frame')
-            except (Lost, OSError):
-                self.run.excuse('lost', '503')
-            answers.append(('notok', ''))
-            self.connect()  # of a frame in two pieces, each has an answer
-        raise Wrong(f'{verb} {text} is never done')
-
-    def hears(self, text):
-        """A message; or the connection ends, and it's the next one that gets it."""
-        try:
-            reply = self.frame()
-        except Lost:
-            self.run.excuse('lost')
-            self.connect()
-            self.insist('connect', 'ann', ('ok', ''))
-            reply = self.frame()
-        expect(reply == ('string', text), f'no {text} in a frame')
-
-
 def keys_session(run, model):
     """Two clients and their keys, and FILE is written anew."""
     a, b = Client(run, model), Client(run, model)
@@ -347,7 +284,7 @@ def bulk_session(run, model):
 
 
 def mail_session(run, model):
-    """Mailboxes, on both wires."""
+    """Mailboxes. The other wire is there, too, but makes no calls of its own once it listens."""
     sender = Client(run, model)
     sender.insist('CREATE bob', '201 CREATED' if not run.call else '201 CREATED|409 CONFLICT')
     sender.insist('LIST ^b', '200 OK bob')
@@ -362,10 +299,6 @@ def mail_session(run, model):
     sender.insist('SEND bob 20', '20[02] .*')
     hear_all(run, thief, ['20', '20'], ['20'])
     holder.insist('STATS', '200 OK keys=0 .*')
-    frames = Frames(run)
-    sender.insist('SEND ann hello', '20[02] .*')
-    frames.hears('hello')
-    frames.socket.close()
     sender.insist('DELETE bob', '204 NO_CONTENT|404 NOT_FOUND')
     for client in sender, holder, thief:
         client.quit()
