@@ -3,6 +3,9 @@
  * that the last byte stands there 257 n times more. What kvss makes of it is held against a model,
  * which knows no more than docs/protocol.md. */
 #include "check.h"
+#include <locale.h>
+#include <regex.h>
+#include <wchar.h>
 
 #pragma clang attribute push(__attribute__((no_sanitize("coverage"))), apply_to = function)
 
@@ -22,65 +25,14 @@ static struct {
     size_t keys_len;
 } model;
 
-/* One character, by decoding it. 0: there is none that is well formed. */
-static size_t model_character(const unsigned char *p, size_t len) {
-    static const uint32_t least[] = {0, 1, 0x80, 0x800, 0x10000};
-    size_t n = *p < 0x80 ? 1 : *p < 0xC0 ? 0 : *p < 0xE0 ? 2 : *p < 0xF0 ? 3 : *p < 0xF8 ? 4 : 0;
-    if (n == 0 || n > len)
-        return 0;
-    uint32_t code = n == 1 ? *p : *p & (0xFFu >> (n + 1));
-    for (size_t i = 1; i < n; i++) {
-        if (p[i] >> 6 != 2)
-            return 0;
-        code = code << 6 | (p[i] & 0x3F);
-    }
-    bool surrogate = code >= 0xD800 && code <= 0xDFFF;
-    return code < least[n] || code > 0x10FFFF || surrogate ? 0 : n;
-}
-
 static bool model_is_text(struct str s) {
+    mbstate_t state = {0};
+    wchar_t c;
     for (size_t at = 0, n; at < s.len; at += n) {
-        n = model_character((const unsigned char *)s.bytes + at, s.len - at);
-        if (n == 0)
+        n = mbrtowc(&c, s.bytes + at, s.len - at, &state);
+        if (n == 0 || n > s.len || c > 0x10FFFF)
             return false;
     }
-    return true;
-}
-
-/* Takes the bytes up to the next space; false: there is no space. */
-static bool model_word(struct str *line, struct str *word) {
-    *word = (struct str){line->bytes, 0};
-    while (word->len < line->len && word->bytes[word->len] != ' ')
-        word->len++;
-    bool more = word->len < line->len;
-    *line = (struct str){line->bytes + word->len + more, line->len - word->len - more};
-    return more;
-}
-
-static bool model_is_key(struct str key) {
-    for (size_t i = 0; i < key.len; i++)
-        if ((unsigned char)key.bytes[i] < 33 || key.bytes[i] == 127)
-            return false;
-    return key.len >= 1 && key.len <= 250;
-}
-
-/* 1*10DIGIT ["." 3DIGIT], in ms. */
-static bool model_time(struct str text, uint64_t *ms) {
-    char digits[16];
-    unsigned long long seconds;
-    unsigned part = 0;
-    size_t whole = 0;
-    if (text.len == 0 || text.len > 14)
-        return false;
-    memcpy(digits, text.bytes, text.len);
-    digits[text.len] = '\0';
-    whole = strspn(digits, "0123456789");
-    bool form = whole == text.len || (digits[whole] == '.' && text.len == whole + 4 &&
-                                      strspn(digits + whole + 1, "0123456789") == 3);
-    if (whole == 0 || whole > 10 || !form)
-        return false;
-    sscanf(digits, "%llu.%3u", &seconds, &part);
-    *ms = seconds * 1000 + part;
     return true;
 }
 
@@ -91,31 +43,47 @@ static struct model_key *model_find(struct str key) {
     return k;
 }
 
+/* The text of a part of the pattern below. */
+static struct str model_part(const char *text, regmatch_t part) {
+    return (struct str){text + part.rm_so, (size_t)(part.rm_eo - part.rm_so)};
+}
+
 /* False: it's not one for a data file. */
 static bool model_run(struct str line) {
-    struct str version, verb, key;
-    uint64_t at;
-    if (line.len >= 65536 || !model_is_text(line))
+    static const char pattern[] = "^KV/1\\.0 (PUT|EXPIREAT|DEL) ([^\001-\040\177]+)"
+                                  "( (([0-9]{1,10})(\\.([0-9]{3}))?|.+))?$";
+    enum { VERB = 1, KEY, ARGUMENT = 4, SECONDS, MS = 7, PARTS };
+    static regex_t compiled;
+    static char text[65536];
+    regmatch_t parts[PARTS];
+    if (!compiled.re_nsub &&
+        (!setlocale(LC_CTYPE, "C.UTF-8") || regcomp(&compiled, pattern, REG_EXTENDED)))
+        abort();
+    if (line.len >= sizeof text || !model_is_text(line))
         return false;
-    if (!model_word(&line, &version) || !str_equal(version, str_of("KV/1.0")))
+    memcpy(text, line.bytes, line.len);
+    text[line.len] = '\0';
+    if (regexec(&compiled, text, PARTS, parts, 0) != 0)
         return false;
-    if (!model_word(&line, &verb))
-        return false;
-    bool put = str_equal(verb, str_of("PUT")), del = str_equal(verb, str_of("DEL"));
-    bool expireat = str_equal(verb, str_of("EXPIREAT")), more = model_word(&line, &key);
-    if (!model_is_key(key) || (!put && !del && !expireat) || more == del)
-        return false;
-    if ((more && line.len == 0) || (expireat && !model_time(line, &at)))
+    bool put = text[parts[VERB].rm_so] == 'P', del = text[parts[VERB].rm_so] == 'D';
+    bool is_time = parts[SECONDS].rm_so >= 0, has_argument = parts[ARGUMENT].rm_so >= 0;
+    struct str key = model_part(line.bytes, parts[KEY]);
+    if (key.len > 250 || has_argument == del || (!put && !del && !is_time))
         return false;
     struct model_key *k = model_find(key), *end = model.keys + model.keys_len;
     if (put)
-        *k = (struct model_key){key, line, 0};
+        *k = (struct model_key){key, model_part(line.bytes, parts[ARGUMENT]), 0};
     if (put && k == end)
         model.keys_len++;
     if (del && k < end)
         *k = model.keys[--model.keys_len];
-    if (expireat && k < end)
-        k->at = at ? at : 1;
+    if (!put && !del && k < end) {
+        k->at = strtoull(text + parts[SECONDS].rm_so, NULL, 10) * 1000;
+        if (parts[MS].rm_so >= 0)
+            k->at += strtoull(text + parts[MS].rm_so, NULL, 10);
+        if (k->at == 0)
+            k->at = 1;
+    }
     return true;
 }
 

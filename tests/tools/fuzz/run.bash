@@ -20,24 +20,29 @@ else
     FLAGS+=(-O1 '-fsanitize=fuzzer,address,undefined' -fno-sanitize-recover=undefined)
 fi
 
-# compile ENTRY
-compile() {
-    case $1 in
-    lines) clang "${FLAGS[@]}" -DWIRE=LINES -o "$OUT/lines" "$here/connection.c" ;;
-    frames) clang "${FLAGS[@]}" -DWIRE=FRAMES -o "$OUT/frames" "$here/connection.c" ;;
-    data) clang "${FLAGS[@]}" -o "$OUT/data" "$here/data.c" ;;
-    *) echo "run.bash: $1 is not lines, frames or data" >&2; return 1 ;;
-    esac
+# The verbs of both wires, as dictionary: those of frames are in lower case, with NULs up to 15 bytes.
+verbs() {
+    local verb nul='\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00'
+    for verb in $(sed -n 's/^ *{"\([A-Z]*\)", "\1.*/\1/p' "$here/../../../kvss.c"); do
+        echo "\"KV/1.0 $verb \""
+    done
+    for verb in create delete list send connect; do
+        echo "\"$verb${nul:0:4 * (15 - ${#verb})}\""
+    done
 }
 
 # fuzz ENTRY: replays its corpus, and goes on from there. Fails with the end of what libFuzzer said.
 fuzz() {
     local log=$OUT/$1.log
-    compile "$1"
+    case $1 in
+    lines | frames) clang "${FLAGS[@]}" "-DWIRE=${1^^}" -o "$OUT/$1" "$here/connection.c" ;;
+    data) clang "${FLAGS[@]}" -o "$OUT/data" "$here/data.c" ;;
+    *) echo "run.bash: $1 is not lines, frames or data" >&2; return 1 ;;
+    esac
     "$OUT/$1" -runs=0 "$here/corpus/$1" >"$log" 2>&1 || { tail -n 50 "$log"; return 1; }
     [ "$TIME" -gt 0 ] || return 0
     mkdir -p "$OUT/$1.new"
-    "$OUT/$1" -max_total_time="$TIME" -max_len=600 -timeout=20 -dict="$here/kv.dict" \
+    "$OUT/$1" -max_total_time="$TIME" -max_len=600 -timeout=20 -dict="$OUT/kv.dict" \
         -artifact_prefix="$OUT/" -print_final_stats=1 "$OUT/$1.new" "$here/corpus/$1" \
         >"$log" 2>&1 || { tail -n 50 "$log"; return 1; }
     sed -n "s/^stat::number_of_executed_units: */$1: inputs run: /p" "$log"
@@ -45,6 +50,7 @@ fuzz() {
 
 [ $# -gt 0 ] || set -- lines frames data
 mkdir -p "$OUT"
+{ verbs && cat "$here/kv.dict"; } >"$OUT/kv.dict"
 jobs=() status=0
 for entry; do
     fuzz "$entry" &

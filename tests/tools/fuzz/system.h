@@ -112,58 +112,43 @@ static struct {
     jmp_buf parent, end;
 } sys = {.names = {{"/data", NULL}, {"/data.kvss-new", NULL}, {"/data.bad", NULL}}};
 
-/* Memory. Each block has a head, which is poisoned, in a list of all that were not freed. */
+/* Memory. Each block has a head, in a list of all that were not freed. The head is poisoned: only these
+ * functions may read it. */
 struct block {
     struct block *prev, *next;
     size_t len, unused;
 };
 
-static void block_link(struct block *b, struct block *next) {
-    ASAN_UNPOISON_MEMORY_REGION(b, sizeof *b);
-    if (next)
-        ASAN_UNPOISON_MEMORY_REGION(next, sizeof *next);
-    b->prev = NULL;
-    b->next = next;
-    if (next)
-        next->prev = b;
-    if (next)
-        ASAN_POISON_MEMORY_REGION(next, sizeof *next);
-    ASAN_POISON_MEMORY_REGION(b, sizeof *b);
-}
+#define OF_HEADS __attribute__((no_sanitize("address")))
 
-static void *sys_malloc(size_t len) {
+OF_HEADS static void *sys_malloc(size_t len) {
     if (sys.memory == 0)
         return NULL;
     if (sys.memory > 0)
         sys.memory--;
     struct block *b = malloc(sizeof *b + len);
     MUST(b);
+    b->prev = NULL;
+    b->next = sys.blocks;
     b->len = len;
-    block_link(b, sys.blocks);
+    if (b->next)
+        b->next->prev = b;
     sys.blocks = b;
+    ASAN_POISON_MEMORY_REGION(b, sizeof *b);
     return b + 1;
 }
 
-static void sys_free(void *p) {
+OF_HEADS static void sys_free(void *p) {
     if (!p)
         return;
     struct block *b = (struct block *)p - 1;
-    ASAN_UNPOISON_MEMORY_REGION(b, sizeof *b);
-    struct block *prev = b->prev, *next = b->next;
-    if (prev)
-        ASAN_UNPOISON_MEMORY_REGION(prev, sizeof *prev);
-    if (next)
-        ASAN_UNPOISON_MEMORY_REGION(next, sizeof *next);
-    if (prev)
-        prev->next = next;
+    if (b->next)
+        b->next->prev = b->prev;
+    if (b->prev)
+        b->prev->next = b->next;
     else
-        sys.blocks = next;
-    if (next)
-        next->prev = prev;
-    if (prev)
-        ASAN_POISON_MEMORY_REGION(prev, sizeof *prev);
-    if (next)
-        ASAN_POISON_MEMORY_REGION(next, sizeof *next);
+        sys.blocks = b->next;
+    ASAN_UNPOISON_MEMORY_REGION(b, sizeof *b);
     free(b);
 }
 
@@ -173,15 +158,12 @@ static void *sys_calloc(size_t n, size_t len) {
 }
 
 /* Always moves. */
-static void *sys_realloc(void *p, size_t len) {
+OF_HEADS static void *sys_realloc(void *p, size_t len) {
     void *moved = sys_malloc(len);
     if (!moved || !p)
         return moved;
-    struct block *b = (struct block *)p - 1;
-    ASAN_UNPOISON_MEMORY_REGION(b, sizeof *b);
-    size_t kept = b->len < len ? b->len : len;
-    ASAN_POISON_MEMORY_REGION(b, sizeof *b);
-    memcpy(moved, p, kept);
+    const struct block *b = (struct block *)p - 1;
+    memcpy(moved, p, b->len < len ? b->len : len);
     sys_free(p);
     return moved;
 }
