@@ -24,22 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-    PROTOCOL,
-    PORT,
-    PID,
-    CONNECTIONS,
-    IDLE,
-    DEPTH,
-    KEYS,
-    KEY,
-    VALUE,
-    WRITES,
-    PLAN,
-    MS,
-    FILL,
-    OPTIONS
-};
+enum { PROTOCOL, PORT, PID, CONNECTIONS, IDLE, DEPTH, KEYS, WRITES, PLAN, MS, FILL, OPTIONS };
 
 static struct {
     const char *name;
@@ -54,15 +39,27 @@ static struct {
     [IDLE] = {"idle", "more connections, that send nothing", 0, NULL},
     [DEPTH] = {"depth", "requests in a batch", 1, NULL},
     [KEYS] = {"keys", "that there are", 100000, NULL},
-    [KEY] = {"key", "bytes of a key", 16, NULL},
-    [VALUE] = {"value", "bytes of a value", 32, NULL},
     [WRITES] = {"writes", "percent of the requests that write", 10, NULL},
     [PLAN] = {"plan", "requests that are built; then they come again", 400000, NULL},
     [MS] = {"ms", "how long", 1000, NULL},
     [FILL] = {"fill", "1: write each key once, in order, and end", 0, NULL},
 };
 
-enum protocol { KV, RESP, MEMCACHED, FLOOR };
+enum protocol { KV, RESP, MEMCACHED, FLOOR, PROTOCOLS };
+enum { KEY_LEN = 16, VALUE_LEN = 32 };
+
+/* What asks for a key, and what has to come back; what writes one, and what comes back then. # stands
+ * for a key, and @ for a value. */
+static const struct {
+    const char *name, *get, *value, *set, *done;
+} protocols[] = {
+    [KV] = {"kv", "KV/1.0 GET #\n", "200 OK @\n", "KV/1.0 PUT # @\n", "200 OK\n"},
+    [RESP] = {"resp", "*2\r\n$3\r\nGET\r\n$16\r\n#\r\n", "$32\r\n@\r\n",
+              "*3\r\n$3\r\nSET\r\n$16\r\n#\r\n$32\r\n@\r\n", "+OK\r\n"},
+    [MEMCACHED] = {"memcached", "get #\r\n", "VALUE # 0 32\r\n@\r\nEND\r\n",
+                   "set # 0 0 32\r\n@\r\n", "STORED\r\n"},
+    [FLOOR] = {"floor", NULL, NULL, NULL, NULL}, /* it counts bytes and does not read them */
+};
 
 struct bytes {
     char *at;
@@ -119,67 +116,36 @@ static void append(struct bytes *b, const char *text, size_t len) {
     b->len += len;
 }
 
-static void append_text(struct bytes *b, const char *text) {
-    append(b, text, strlen(text));
+/* Appends a text of the table. The value of a key is always the same, so that any order of the
+ * connections gives the same replies. */
+static void append_text(struct bytes *b, const char *text, uint64_t number) {
+    char key[KEY_LEN + 8], value[VALUE_LEN + 1];
+    sprintf(key, "%0*llu", KEY_LEN, (unsigned long long)number);
+    sprintf(value, "%0*llu", VALUE_LEN, (unsigned long long)number * 7);
+    for (; *text; text++) {
+        if (*text == '#')
+            append(b, key, KEY_LEN);
+        else if (*text == '@')
+            append(b, value, VALUE_LEN);
+        else
+            append(b, text, 1);
+    }
 }
 
-/* The protocols: what asks for a key, and what has to come back; what writes one. The value of a
- * key is always the same, so that any order of the connections gives the same replies. */
 static void append_request(enum protocol protocol, struct connection *c, uint64_t number,
                            bool write) {
-    static char key[1024], value[65536], text[512];
-    struct bytes *q = &c->requests, *r = &c->replies;
-    int k = snprintf(key, sizeof key, "%0*llu", (int)option(KEY), (unsigned long long)number);
-    int v =
-        snprintf(value, sizeof value, "%0*llu", (int)option(VALUE), (unsigned long long)number * 7);
-    switch (protocol) {
-    case KV:
-        append_text(q, write ? "KV/1.0 PUT " : "KV/1.0 GET ");
-        append(q, key, (size_t)k);
-        if (write)
-            append_text(q, " "), append(q, value, (size_t)v);
-        append_text(q, "\n");
-        append_text(r, !write ? "200 OK " : option(FILL) ? "201 CREATED" : "200 OK");
-        if (!write)
-            append(r, value, (size_t)v);
-        append_text(r, "\n");
-        return;
-    case RESP:
-        append(q, text,
-               (size_t)sprintf(text, "*%d\r\n$3\r\n%s\r\n$%d\r\n", write ? 3 : 2,
-                               write ? "SET" : "GET", k));
-        append(q, key, (size_t)k);
-        if (write)
-            append(q, text, (size_t)sprintf(text, "\r\n$%d\r\n", v)), append(q, value, (size_t)v);
-        append_text(q, "\r\n");
-        if (write)
-            append_text(r, "+OK\r\n");
-        if (write)
-            return;
-        append(r, text, (size_t)sprintf(text, "$%d\r\n", v));
-        append(r, value, (size_t)v);
-        append_text(r, "\r\n");
-        return;
-    case MEMCACHED:
-        append_text(q, write ? "set " : "get ");
-        append(q, key, (size_t)k);
-        if (write)
-            append(q, text, (size_t)sprintf(text, " 0 0 %d\r\n", v)), append(q, value, (size_t)v);
-        append_text(q, "\r\n");
-        if (write)
-            append_text(r, "STORED\r\n");
-        if (write)
-            return;
-        append_text(r, "VALUE ");
-        append(r, key, (size_t)k);
-        append(r, text, (size_t)sprintf(text, " 0 %d\r\n", v));
-        append(r, value, (size_t)v);
-        append_text(r, "\r\nEND\r\n");
-        return;
-    case FLOOR: /* as many bytes as KV/1.0 takes, on average */
-        memset(value, 'x', sizeof value);
-        append(q, value, (size_t)(13 + k + option(WRITES) * (v + 1) / 100 - 1));
-        append(r, value, (size_t)((100 - option(WRITES)) * (v + 1) / 100 + 7));
+    static char many[1024];
+    if (protocol == FLOOR) { /* as many bytes as KV/1.0 takes, on average */
+        memset(many, 'x', sizeof many);
+        append(&c->requests, many, (size_t)(12 + KEY_LEN + option(WRITES) * (VALUE_LEN + 1) / 100));
+        append(&c->replies, many, (size_t)((100 - option(WRITES)) * (VALUE_LEN + 1) / 100 + 7));
+    } else if (write) {
+        bool created = protocol == KV && option(FILL);
+        append_text(&c->requests, protocols[protocol].set, number);
+        append_text(&c->replies, created ? "201 CREATED\n" : protocols[protocol].done, number);
+    } else {
+        append_text(&c->requests, protocols[protocol].get, number);
+        append_text(&c->replies, protocols[protocol].value, number);
     }
 }
 
@@ -327,13 +293,12 @@ static void options_read(char **words) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const names[] = {"kv", "resp", "memcached", "floor"};
     (void)argc;
     options_read(argv + 1);
     int protocol = 0, epoll = epoll_create1(0);
-    while (protocol < 4 && strcmp(names[protocol], options[PROTOCOL].text) != 0)
+    while (protocol < PROTOCOLS && strcmp(protocols[protocol].name, options[PROTOCOL].text) != 0)
         protocol++;
-    if (protocol == 4)
+    if (protocol == PROTOCOLS)
         DIE("%s: no such protocol", options[PROTOCOL].text);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);

@@ -1,69 +1,25 @@
 #!/usr/bin/env bash
-# What the log costs: how long a start with 1,000,000 keys takes, beside redis-server that loads the same
-# from its append-only file; and the throughput with the log, beside that without.
+# What the log costs: how long a start with 1,000,000 keys takes; and the throughput with the log, beside
+# that without.
 set -eu
 # shellcheck source-path=SCRIPTDIR source=common.bash
 source "${BASH_SOURCE[0]%/*}/common.bash"
-needs cc=gcc redis-server=redis-server redis-cli=redis-tools taskset=util-linux
+needs cc=gcc taskset=util-linux
 ROUNDS=${ROUNDS:-7}
 KEYS=${KEYS:-1000000}
 build
 
-# loading COMMAND...: seconds from the start until it answers.
-loading() {
-    local began ended
-    began=$(date +%s.%N)
-    "$@"
-    ended=$(date +%s.%N)
-    kill "$PID"
-    wait "$PID" || :
-    awk -v a="$began" -v b="$ended" 'BEGIN { printf "%.3f\n", b - a }'
-}
-
-kvss_loads() {
-    server "$KVSS" --quiet --port "$PORT" --data "$WORK/kvss.data"
-    await 'KV/1.0 STATS' "200 OK keys=$KEYS "
-}
-
-# Redis answers PING with an error while it loads.
-redis_loads() {
-    server redis-server --port "$PORT" --bind 127.0.0.1 --save '' --dir "$WORK/$1" --appendonly yes \
-        --auto-aof-rewrite-percentage 0
-    await PING +PONG
-}
-
-echo "Start with $KEYS keys (key 16 bytes, value 32): seconds until the first reply, $ROUNDS rounds in turn"
 start_kvss --data "$WORK/kvss.data"
 load --fill 1 --keys "$KEYS" --connections 10 --depth 100 >/dev/null
-kill "$PID"
-wait "$PID"
-mkdir "$WORK/appended"
-start_redis --dir "$WORK/appended" --appendonly yes --auto-aof-rewrite-percentage 0
-await PING +PONG
-load --protocol resp --fill 1 --keys "$KEYS" --connections 10 --depth 100 >/dev/null
-redis-cli -p "$PORT" shutdown nosave
-wait "$PID" || :
-cp -R "$WORK/appended" "$WORK/rewritten"
-start_redis --dir "$WORK/rewritten" --appendonly yes
-await PING +PONG
-redis-cli -p "$PORT" bgrewriteaof >/dev/null
-until redis-cli -p "$PORT" info persistence | grep -q '^aof_rewrite_in_progress:0'; do sleep 0.1; done
-redis-cli -p "$PORT" shutdown nosave
-wait "$PID" || :
 for ((round = 0; round < ROUNDS; round++)); do
-    loading kvss_loads >>"$WORK/kvss"
-    loading redis_loads appended >>"$WORK/redis"
-    loading redis_loads rewritten >>"$WORK/redis-rewritten"
+    kill "$PID"
+    wait "$PID"
+    began=$(date +%s%N)
+    start_kvss --data "$WORK/kvss.data"
+    await 'KV/1.0 STATS' "200 OK keys=$KEYS "
+    echo $((($(date +%s%N) - began) / 1000000)) >>"$WORK/start"
 done
-base=$(median <"$WORK/kvss")
-for name in kvss redis redis-rewritten; do
-    middle=$(median <"$WORK/$name")
-    awk -v name="$name" -v median="$middle" -v base="$base" -v all="$(sort -n "$WORK/$name" | tr '\n' ' ')" 'BEGIN {
-        split("kvss redis redis-rewritten", names)
-        what["kvss"] = "kvss --data"; what["redis"] = "redis-server, commands as they were appended"
-        what["redis-rewritten"] = "redis-server, after BGREWRITEAOF"
-        printf "%-46s median %.3f   kvss/this %.2f   all: %s\n", what[name], median, base / median, all }'
-done
+echo "Start with $KEYS keys (key 16 bytes, value 32): $(median <"$WORK/start") ms until the first reply, median of $ROUNDS"
 
 echo
 echo "Throughput, 50 clients, pipelined by 100: requests a second, median of $ROUNDS rounds in turn"
