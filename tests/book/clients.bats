@@ -43,6 +43,7 @@ holds() {
 @test "telnet" {
     command -v expect >/dev/null || skip "expect is needed: apt-get install expect"
     know telnet
+    grep -qF "${COMMAND/$PORT/9000}" "$ROOT/README.md" # which says so, too
     printf '%s' "$SESSION" >"$BATS_TEST_TMPDIR/session"
     expect -c "
         set timeout 200

@@ -17,28 +17,6 @@ setup() { fresh_copy; }
     check_page docs/protocol.md
 }
 
-@test "telnet works as README.md says" {
-    command -v expect >/dev/null || skip "expect is needed: apt-get install expect"
-    command -v telnet >/dev/null || skip "telnet is needed: apt-get install telnet"
-    command=$(grep -o 'telnet [0-9.]* 9000' "$ROOT/README.md")
-    serve
-    run expect -c "
-        set timeout 200
-        spawn ${command/9000/$PORT}
-        expect {Connected to} {} timeout { exit 1 } eof { exit 1 }
-        foreach {request reply} {
-            {KV/1.0 PUT foo a b} {201 CREATED}
-            {KV/1.0 GET foo} {200 OK a b}
-            {KV/1.0 QUIT} {200 OK bye}
-        } {
-            send \"\$request\\r\"
-            expect -ex \"\$reply\\r\" {} timeout { exit 1 } eof { exit 1 }
-        }
-        expect {closed by foreign host} {} timeout { exit 1 } eof { exit 1 }" 3>&-
-    echo "$output"
-    [ "$status" = 0 ]
-}
-
 @test "README.md's two commands build the server and start it, and run these tests" {
     sudo() { :; }
     bats() { echo "bats $*"; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The sweep of the client: client.py [--short] [--variant NAME] CLIENT
+"""The sweep of the client: client.py [--short] CLIENT
 
 As in sweep.py, each call of kvss_client fails, one in each session: a request on the command line,
 a batch, and the prompt, at a terminal. Either it makes no difference, or the client ends with

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The fault sweep: sweep.py [--short] [--variant NAME] PROGRAM
+"""The fault sweep: sweep.py [--short] PROGRAM
 
 A session with a server is run again and again, and each time another call of kvss fails: the first
 malloc(), the second, and so on until there is no such call any more; then the same with realloc(),
@@ -542,11 +542,9 @@ class Sweep:
 def main(variants, faults, kind):
     parser = argparse.ArgumentParser()
     parser.add_argument('--short', action='store_true', help='N = 1, 4, 16, ...')
-    parser.add_argument('--variant', help='this one alone')
     parser.add_argument('program')
     options = parser.parse_args()
     sweep = Sweep(options.program, options.short, kind)
-    variants = [v for v in variants if options.variant in (None, v[0].__name__)]
     if any(sweep.run(*variant) != 'unreached' for variant in variants):
         sys.exit('without a fault, it fails as well')
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
