@@ -13,13 +13,11 @@ line. Every wait is bounded; one that's in vain is a failure."""
 
 import argparse
 import concurrent.futures
-import functools
 import os
 import re
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -27,7 +25,7 @@ import time
 
 sys.path.append(os.path.join(sys.path[0], '..'))
 import kvss
-from kvss import SLACK, Entry, Lost, Wrong, expect, wait_for
+from kvss import Lost, Wrong, expect, wait_for
 
 TURNS = 3000  # calls of pselect() in a session: without a fault it's some 200
 HEADER = '# kvss data 1: the changes of a store, as requests'
@@ -95,42 +93,11 @@ class Model(kvss.Model):
         elif reply[0] == '2':
             self.durable[key] = self.states(key)
 
-    def restart(self):
+    def restarted(self):
         """What there is after a restart is what FILE has."""
-        self.keys = dict(self.durable)
-
-    def check_file(self, path):
-        """Reads FILE without kvss's help: it has what was acknowledged. A torn line was not."""
-        with open(path, newline='\n', encoding='utf-8') as file:
-            lines = file.read().split('\n')[:-1]
-        expect(lines and lines[0] == HEADER, f'{path} begins with {lines[:1]}')
-        found = {}
-        for line in lines[1:]:
-            if line == 'bad':
-                # With --repair, it stays until a compaction has written FILE anew; but it is in FILE.bad.
-                with open(f'{path}.bad', encoding='utf-8') as aside:
-                    expect(line in aside.read().split('\n'), f'{path} has {line!r}, and FILE.bad has not')
-                continue
-            _, verb, key, *argument = line.split(' ', 3)
-            if verb == 'PUT':
-                found[key] = Entry(argument[0])
-            elif verb == 'DEL':
-                found.pop(key, None)
-            elif key in found:
-                left = float(argument[0]) - time.time()
-                at = time.monotonic() + left
-                found[key] = Entry(found[key].value, at, at) if left > 0 else None
-        for key in found.keys() | self.durable.keys():
-            state = found.get(key)
-            expect(any(fits(state, other) for other in self.durable.get(key, {None})),
-                   f'{path} has {key} = {str(state)[:60]}')
-
-
-def fits(state, wanted):
-    """Whether it is that state, with a deadline that may be the same."""
-    if not state or not wanted:
-        return state == wanted
-    return state.value == wanted.value and wanted.low - SLACK <= state.low <= wanted.high + SLACK
+        after = Model()
+        after.keys = dict(self.durable)
+        return after
 
 
 class Server(kvss.Server):
@@ -366,17 +333,8 @@ def mail(_):
     return ['--frames', '0', '--verbose'], []
 
 
-@functools.cache
-def password_hash():
-    return subprocess.run(['openssl', 'passwd', '-6', PASSWORD], check=True, capture_output=True,
-                          text=True).stdout.strip()
-
-
 def roles(folder):
-    with open(f'{folder}/managers', 'w', encoding='ascii') as file:
-        file.write(f'adam:{password_hash()}\n')
-    os.chmod(f'{folder}/managers', 0o600)
-    return ['--private', '--managers', f'{folder}/managers'], []
+    return ['--private', '--managers', kvss.managers(folder, PASSWORD)], []
 
 
 VARIANTS = [(always, keys_session), (repair, bulk_session), (mail, mail_session),
@@ -388,7 +346,7 @@ class Run:
 
     def __init__(self, program, call='', how='', nth=0, excuses=NOTHING):
         self.program, self.call, self.how, self.nth, self.excuses = program, call, how, nth, excuses
-        self.excused, self.server, self.data = set(), None, None
+        self.excused, self.server, self.data, self.crashed = set(), None, None, None
         self.fault = f'{call} {how} {nth}' if call else ''
 
     def excuse(self, *whats):
@@ -415,14 +373,20 @@ class Run:
                 self.check_refusal()
             else:
                 session(self, model)
-                self.close('--private' not in options, model)
+                self.close(options, model)
             self.counts = counted(self.server.counts)
             reached = self.call and self.counts[self.call] >= self.nth
             expect(reached or not (self.excused or refused), 'nothing failed, and this came of it')
             if reached and not refused and self.excuses == DISK:
                 self.check_told('always' in options)
             if self.data:
-                self.restart(folder, options, model)
+                self.restart(folder, options, model.restarted())
+            if self.crashed:
+                options[options.index(self.data)] += '.crash'
+                self.restart(folder, options, self.crashed)
+            if '--repair' in options:
+                with open(f'{self.data}.bad', encoding='utf-8') as file:
+                    expect('bad\n' in file, 'FILE.bad lacks the bad line')
             return 'refused' if refused else 'survived' if reached else 'unreached'
         finally:
             if self.server:
@@ -434,16 +398,17 @@ class Run:
         lines = self.server.complaints()
         expect(len(lines) == 1 and lines[0].startswith('kvss: '), f'it said {lines}')
 
-    def close(self, shared, model):
+    def close(self, options, model):
         """A new client is served, and SIGTERM ends it all. FILE just before that is what a crash
         would leave."""
-        fresh = Client(self, model if shared else None)
+        fresh = Client(self, None if '--private' in options else model)
         fresh.acknowledged('PUT fresh 1')
         keys = re.match(r'200 OK keys=(\d+) ', fresh.insist('STATS', '.*'))
         least, most = fresh.model.count()
         expect(keys and least <= int(keys[1]) <= most, f'not {least} to {most} keys')
         if self.data:
-            model.check_file(self.data)
+            shutil.copy(self.data, f'{self.data}.crash')
+            self.crashed = model.restarted()
         fresh.send('GET fresh')
         self.server.process.send_signal(signal.SIGTERM)
         self.last_reply(fresh)
@@ -452,8 +417,6 @@ class Run:
         expect(ended == 0 or ' error ' in self.server.said(), 'the log does not tell why status 1')
         turns = counted(self.server.counts)['pselect']
         expect(turns <= TURNS, f'it spins: {turns} turns')
-        if self.data:
-            model.check_file(self.data)
 
     def check_told(self, always):
         """The disk was at fault: the log says so, and if it says that changes get 500, some did, or
@@ -478,11 +441,10 @@ class Run:
                 self.excuse('lost')
 
     def restart(self, folder, options, model):
-        """Without a fault, it has what FILE promises."""
+        """Without a fault, a server has what FILE promises."""
+        self.excuses = NOTHING
         self.server = Server(self.program, folder, options)
         expect(self.server.serves(), 'it does not start again')
-        self.excuses = NOTHING
-        model.restart()
         client = Client(self, model)
         client.do(*[f'{verb} {key}' for verb in ('GET', 'TTL') for key in sorted(model.keys)])
         client.quit()
