@@ -211,16 +211,14 @@ class World:
         be run."""
         wait_for("a reset", lambda: self.ask(f"MANAGE {port} GET here") == "404 NOT_FOUND")
 
-    def play(self, seconds, watch=lambda: None):
+    def play(self, seconds):
         """All clients, for so many seconds and until each has ended its part."""
         self.until = time.monotonic() + seconds
         threads = [threading.Thread(target=player.play, daemon=True) for player in self.players]
         for thread in threads:
             thread.start()
         for thread in threads:
-            while thread.is_alive():
-                thread.join(1)
-                watch()
+            thread.join()
         if self.wrong:
             raise self.wrong
         wait_for("the last client to be gone", lambda: figures(self.ask("STATS all"))["connections"] == 1)
@@ -560,24 +558,6 @@ PARTS = {
 }
 
 
-class Watch:
-    """Prints a line each minute, and knows how often the log has become another file."""
-
-    def __init__(self, world):
-        self.world = world
-        self.began = self.told = time.monotonic()
-        self.files = set()
-
-    def __call__(self):
-        server, counts = self.world.server, self.world.counts
-        self.files.add(os.stat(self.world.data).st_ino)
-        if time.monotonic() < self.told + 60:
-            return
-        self.told += 60
-        print(f"{self.told - self.began:5.0f} s: {counts['connections']} connections, {counts['replies']} replies,"
-              f" {server.memory()} kB, log {os.path.getsize(self.world.data)} bytes", flush=True)
-
-
 def is_sanitized(program):
     with open(program, "rb") as file:
         return b"__asan_init" in file.read()
@@ -602,7 +582,6 @@ def soak(arguments, folder, servers):
     data = f"{folder}/data"
     server = start(data)
     world = World(server, arguments)
-    world.data = data
     descriptors, fresh = server.descriptors(), server.memory()
     world.touch()
     world.prepare()
@@ -611,9 +590,9 @@ def soak(arguments, folder, servers):
     before = settle()
 
     world.prepare()
-    watch = Watch(world)
-    world.play(arguments.seconds, watch)
-    seconds = time.monotonic() - watch.began
+    began = time.monotonic()
+    world.play(arguments.seconds)
+    seconds = time.monotonic() - began
     world.verify(server.ports[0])
     # As after kill -9: a server that starts with a copy of the log as it is now.
     shutil.copy(data, f"{folder}/copy")
@@ -629,7 +608,7 @@ def soak(arguments, folder, servers):
     stop(empty)
 
     print(f"{seconds:.0f} s; " + ", ".join(f"{name}: {n}" for name, n in sorted(world.counts.items())))
-    print(f"{len(watch.files) - 1} compactions seen; {keys} keys were there again from the log")
+    print(f"{keys} keys were there again from the log")
     print(f"memory: {fresh} kB at the start, {before} kB after the warm-up, {after} kB at the end;")
     print(f"  of it for an empty store: {held} and {held_after} bytes")
     most = before + (400000 if is_sanitized(arguments.kvss) else GROWTH_MAX)
