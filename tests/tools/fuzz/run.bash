@@ -23,9 +23,7 @@ fi
 # The verbs of both wires, as dictionary: those of frames are in lower case, with NULs up to 15 bytes.
 verbs() {
     local verb nul='\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00'
-    for verb in $(sed -n 's/^ *{"\([A-Z]*\)", "\1.*/\1/p' "$here/../../../kvss.c"); do
-        echo "\"KV/1.0 $verb \""
-    done
+    sed -n 's/^ *{"\([A-Z]*\)", "\1.*/"KV\/1.0 \1 "/p' "$here/../../../kvss.c"
     for verb in create delete list send connect; do
         echo "\"$verb${nul:0:4 * (15 - ${#verb})}\""
     done
