@@ -150,37 +150,44 @@ bytes_in() {
 }
 
 # bats test_tags=timing
-@test "--timeout closes idle clients, those too who send a byte now and then, and no busy one" {
-    serve --timeout 1
+@test "--timeout closes idle clients in time, those too who send a byte now and then, and no busy one; without it nobody" {
+    serve
+    enters patient
+    serve --timeout 2
     enters busy
     enters slow
     connect idle
-    round() {
-        says busy 'KV/1.0 GET nobody' && hears busy '404 NOT_FOUND' && { printf x >&"${TO[slow]}" || :; } && logged ' idle' 2
-    }
-    wait_until round
-    round
+    wait_until logged ' connect ' 3
+    uptime() { says busy 'KV/1.0 STATS' && next busy && [[ $LINE =~ uptime=([0-9]+)s ]]; }
+    uptime
+    # They have two seconds by the server's clock. In the third second from now on these are over.
+    end=$((BASH_REMATCH[1] + 3))
+    until uptime && [ "${BASH_REMATCH[1]}" -ge $end ]; do printf x >&"${TO[slow]}" || :; done
+    for _ in {1..50}; do uptime; done # not every turn is about all clients
+    [ "$(grep -c ' disconnect .* idle$' "$LOG")" = 2 ]
     closed idle
     closed slow
-    [ "$(grep -c ' disconnect .* idle$' "$LOG")" = 2 ]
-}
-
-@test "without --timeout nobody is closed for being idle, and all get time to close at a stop" {
-    serve
-    enters patient
-    enters other
-    pid=$PID log=$LOG
-    serve --timeout 1
-    connect idle
-    closed idle # so a second has gone by
     says patient 'KV/1.0 GET nobody'
     hears patient '404 NOT_FOUND'
-    kill -s TERM "$pid"
-    LOG=$log
-    wait_until logged ' stop SIGTERM'
-    hang_up patient other
-    ended "$pid"
-    [ "$(grep -c ' disconnect 127\.0\.0\.1:[0-9]*$' "$log")" = 2 ] # they closed; they were not cut off
+}
+
+# When the server ends its own direction of a connection, nc leaves, unless it takes a second for that.
+@test "after QUIT and at a stop, clients are told at once, and get time to close" {
+    leave() {
+        serve
+        enters quitting
+        enters other
+        says quitting 'KV/1.0 QUIT'
+        hears quitting "$BYE"
+        closed quitting
+        wait_until logged ' disconnect '
+        kill -s TERM "$PID"
+        closed other
+        ended "$PID"
+        hang_up quitting other
+        [ "$(grep -c ' disconnect 127\.0\.0\.1:[0-9]*$' "$LOG")" = 2 ] # they closed; they were not cut off
+    }
+    wait_until leave
 }
 
 # A shell without job control starts background commands with SIGINT ignored; kvss is not to care,
