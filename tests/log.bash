@@ -3,7 +3,7 @@
 
 HEADER='# kvss data 1: the changes of a store, as requests'
 
-# crash: ends the server of now without warning. (coverage.bash has a signal for that which leaves
+# crash: ends the server of now without warning. (tests/tools/coverage has a signal for that which leaves
 # what was counted.)
 crash() {
     kill -s "${CRASH:-KILL}" "$PID"

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../../.."
 FOLDER=$(mktemp -d)
 trap 'rm -rf "$FOLDER"' EXIT
 for program in kvss kvss_client; do
-    FLAGS='-O0 -g --coverage tests/tools/coverage/coverage.c -Wl,--wrap=_exit' CC=gcc KVSS_SOURCE=$PWD/$program.c \
+    FLAGS='-O0 -g --coverage -DCOVERAGE -D_exit=exit' CC=gcc KVSS_SOURCE=$PWD/$program.c \
         tests/tools/faults/build.bash "$FOLDER/$program"
 done
 
