@@ -29,8 +29,8 @@ done
 
 # Not run: tests with the tag timing, in which kvss has a second for what takes it longer here; with
 # the tag process, which look for the client by its name, or stop it by Ctrl-Z, where valgrind goes
-# on, or close its stdin, which valgrind keeps from it. Tests that measure memory and time, or have
-# calls fail by a shared object, see that they can't (instrumented and faulty, in the tests).
+# on, or close its stdin, which valgrind keeps from it. Tests that measure memory and time see that they
+# can't (instrumented, in the tests).
 status=0
 KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client PATIENCE=100 BATS_TEST_TIMEOUT=6000 \
     bats --jobs 2 --filter-tags '!timing,!process' tests/ tests/hostile/model.bats || status=$?
