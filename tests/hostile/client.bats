@@ -4,7 +4,6 @@
 
 load ../helper
 
-# bats test_tags=shim
 @test "batch: a server that leaves before a file has been sent that has been read" {
     faulty=$KVSS_CLIENT
     if ! grep -q __wrap_send "$faulty"; then

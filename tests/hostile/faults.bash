@@ -9,3 +9,11 @@ faulty() {
     export FAULTS=$BATS_TEST_TMPDIR/faults
     KVSS=$kvss serve "$@"
 }
+
+# set_clock SECONDS [PASSED]: for servers that faulty starts, the time of day is wrong by so many seconds, and so
+# many more have passed since the start.
+set_clock() {
+    export CLOCK=$BATS_TEST_TMPDIR/clock
+    echo "$@" >"$CLOCK.new"
+    mv "$CLOCK.new" "$CLOCK"
+}

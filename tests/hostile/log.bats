@@ -12,20 +12,12 @@ setup() {
     DATA=$BATS_TEST_TMPDIR/data
 }
 
-# set_clock SECONDS: the clock is wrong by that much, for servers that faulty starts.
-set_clock() {
-    export CLOCK=$BATS_TEST_TMPDIR/clock
-    echo "$1" >"$CLOCK.new"
-    mv "$CLOCK.new" "$CLOCK"
-}
-
 # break_sync: from now on the disk says that it could not write, when it's waited for. So does a thread
 # for that: there is none.
 break_sync() {
     printf '%s\n' 'fsync EIO' 'aio_fsync64 EAGAIN' >"$FAULTS"
 }
 
-# bats test_tags=shim
 @test "a key that has gone stays gone with the clock an hour behind, after a full disk too" {
     faulty --data "$DATA"
     gone() {
@@ -51,7 +43,6 @@ break_sync() {
     back
 }
 
-# bats test_tags=shim
 @test "the clock is set: no deadline moves, and FILE gets them anew, at a stop too" {
     set_clock -1000000000
     faulty --data "$DATA"
@@ -74,7 +65,6 @@ break_sync() {
     kept
 }
 
-# bats test_tags=shim
 @test "fsync() fails: no 200, until FILE is written anew" {
     for fault in 'always fsync' 'everysec fsync' 'everysec aio_error64'; do
         DATA=$BATS_TEST_TMPDIR/${fault/ /.}
@@ -104,7 +94,6 @@ break_sync() {
     done
 }
 
-# bats test_tags=shim
 @test "a sync of FILE that is due when the child of a compaction is found to be done: one at a time" {
     faulty --data "$DATA"
     connect one
@@ -126,7 +115,6 @@ break_sync() {
     says one 'KV/1.0 GET a';       hears one '200 OK 2'
 }
 
-# bats test_tags=shim
 @test "--fsync no never syncs, and a disk that can't is no matter" {
     faulty --data "$DATA" --fsync no
     break_sync
@@ -137,7 +125,6 @@ break_sync() {
     replies 'KV/1.0 PUT b 1' '201 CREATED'
 }
 
-# bats test_tags=shim
 @test "rename() or fork() fails: FILE goes on as it is" {
     for call in rename fork; do
         DATA=$BATS_TEST_TMPDIR/$call
@@ -154,7 +141,6 @@ break_sync() {
     done
 }
 
-# bats test_tags=shim
 @test "at the end, what the disk has not taken is told by the exit status" {
     faulty --data "$DATA"
     ask 'KV/1.0 PUT a 1'

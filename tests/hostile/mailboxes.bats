@@ -12,7 +12,6 @@ does() {
     wait_until logged ' request ' "$RUN"
 }
 
-# bats test_tags=shim
 @test "messages that wait behind a reply, and the kernel takes neither: they are for the next, whole" {
     faulty --verbose
     for i in old new other{1..4}; do connect "$i"; done
