@@ -351,14 +351,19 @@ limited() {
     [[ ${lines[-1]} == 'kvss: too many files'* ]]
 }
 
-@test "clients that leave before they have read their replies do no harm" {
+# The first 32 KB of replies tell the server that the client has gone. It has more to send.
+@test "a client that leaves before it has read its replies does no harm" {
+    command -v ss >/dev/null || skip "ss is needed: apt-get install iproute2"
     serve
-    for i in {1..5}; do
-        connect "$i"
-        seq 1 20000 >&"${TO[$i]}" 3>&- &
-        hears "$i" '426 UPGRADE_REQUIRED'
-        hang_up "$i"
-    done
+    printf -v value '%01000d' 0
+    replies "KV/1.0 PUT k $value" '201 CREATED'
+    freeze "$PID"
+    connect ann
+    yes 'KV/1.0 GET k' | head -n 100 >&"${TO[ann]}"
+    wait_until arrived 1300
+    hang_up ann
+    kill -s CONT "$PID"
+    wait_until logged ' disconnect ' 2
     replies 'KV/1.0 QUIT' "$BYE"
 }
 
