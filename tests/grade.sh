@@ -11,7 +11,7 @@
 # Exit status: 0 all points, 1 fewer, 2 nothing was graded.
 set -euo pipefail
 TESTS=$(cd "$(dirname "$0")" && pwd)
-export START='./start PORT' QUIT_STOPS=0 REPLY_WITHIN=5 PATIENCE=1 GRADED=
+export START='./start PORT' QUIT_STOPS=0 PATIENCE=5 GRADED=
 
 refuse() {
     echo "grade.sh: $1" >&2
@@ -22,14 +22,14 @@ read_options() {
     while [[ ${1-} == -* ]]; do
         case $1 in
         --command) START=${2-} && shift ;;
-        --patience) REPLY_WITHIN=${2-} && shift ;;
+        --patience) PATIENCE=${2-} && shift ;;
         --quit-stops-server) QUIT_STOPS=1 ;;
         *) refuse "$1: no such option" ;;
         esac
         shift || refuse "a value is missing"
     done
     [ $# = 1 ] || refuse "one folder has to be named, and there are $#"
-    [[ $REPLY_WITHIN =~ ^[1-9][0-9]?$ ]] || refuse "--patience: '$REPLY_WITHIN' is not from 1 to 99"
+    [[ $PATIENCE =~ ^[1-9][0-9]?$ ]] || refuse "--patience: '$PATIENCE' is not from 1 to 99"
     [[ $START == *PORT* ]] || refuse "--command: PORT does not occur in '$START'"
     GRADED=$(cd "$1" 2>/dev/null && pwd) || refuse "$1: no such folder"
     [ "$START" != './start PORT' ] || [ -x "$GRADED/start" ] ||
@@ -73,7 +73,7 @@ why() {
 
 command -v bats >/dev/null || refuse "bats is needed: apt-get install bats"
 read_options "$@"
-export BATS_TEST_TIMEOUT=$((REPLY_WITHIN * 4 + 20))
+export BATS_TEST_TIMEOUT=$((PATIENCE * 4 + 20))
 OUT=$(mktemp -d)
 trap 'rm -r "$OUT"' EXIT
 PASSED=0 ALL=0 EARNED=0 POINTS=0

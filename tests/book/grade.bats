@@ -35,7 +35,7 @@ change() {
 costs() {
     local group=$1
     python
-    export START='python3 server.py PORT' GRADED=$STUDENT QUIT_STOPS=0 REPLY_WITHIN=5 PATIENCE=1
+    export START='python3 server.py PORT' GRADED=$STUDENT QUIT_STOPS=0 PATIENCE=5
     change "$2"
     run bats --tap ${QUICK:+--filter "$(IFS='|'; echo "${*:3}")"} "$ROOT/tests/public/$group.bats"
     echo "$output"
@@ -64,7 +64,7 @@ costs() {
 }
 
 @test "a server that QUIT stops loses two points where it should not" {
-    export START="$KVSS --quit-stops-server PORT" GRADED=$STUDENT QUIT_STOPS=0 REPLY_WITHIN=5 PATIENCE=1
+    export START="$KVSS --quit-stops-server PORT" GRADED=$STUDENT QUIT_STOPS=0 PATIENCE=5
     run bats --tap "$ROOT/tests/public/5-service.bats"
     echo "$output"
     [ "$(grep -c '^not ok ' <<<"$output")" = 1 ]

@@ -5,7 +5,6 @@ load public
 
 setup() {
     serve
-    trap '' PIPE
     put city Hanoi
 }
 
@@ -16,23 +15,22 @@ setup() {
 }
 
 @test "[4] a request in two pieces gets one reply" {
-    connect
-    printf 'KV/1.0 GET ci' >&"$FD"
-    wait_until "$REPLY_WITHIN" taken
-    printf 'ty\n' >&"$FD"
-    hears "$FD" '200 OK Hanoi'
-    hang_up "$FD"
+    connect ann
+    printf 'KV/1.0 GET ci' >&"${TO[ann]}"
+    wait_until taken 13
+    says ann 'ty'
+    hears ann '200 OK Hanoi'
 }
 
 @test "[2] a request byte by byte" {
     request='KV/1.0 GET city'
-    connect
+    connect ann
     for ((i = 0; i < ${#request}; i++)); do
-        printf '%s' "${request:i:1}" >&"$FD"
-        wait_until "$REPLY_WITHIN" taken
+        printf '%s' "${request:i:1}" >&"${TO[ann]}"
+        wait_until taken $((i + 1))
     done
-    says "$FD" '' '200 OK Hanoi'
-    hang_up "$FD"
+    says ann ''
+    hears ann '200 OK Hanoi'
 }
 
 @test "[3] CR LF ends a line as LF does" {
