@@ -70,6 +70,7 @@ exchange() {
                  create ann ok '' \
                  list '' list ann,bob \
                  list '^b' list bob \
+                 list 'n{2,3}' list ann \
                  list 'x' list '' \
                  send 'bob,hello, you, all' ok '' \
                  send bob,two ok '' \
