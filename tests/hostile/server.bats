@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
-# What tests/protocol.bats leaves out: days go by, which the server's clock has to be told. That needs a C compiler.
+# What tests/protocol.bats and tests/server.bats leave out: days go by, and a client leaves in the moment before
+# accept(). For that the server's system calls are made to lie, which needs a C compiler.
 
 load ../helper
 load faults
@@ -12,4 +13,11 @@ load faults
         set_clock 0 $((days * 86400 + 3700)) # an hour and 100 seconds
         [[ $(ask 'KV/1.0 STATS') =~ ^"200 OK uptime: $uptime:0"[1-9]:[0-5][0-9]';' ]]
     done
+}
+
+@test "a client that has left before accept() is no error" {
+    faulty
+    echo 'accept ECONNABORTED 1' >"$FAULTS"
+    replies 'KV/1.0 GET a' '404 NOT_FOUND'
+    run ! logged ' error accept '
 }
