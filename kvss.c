@@ -2234,16 +2234,16 @@ struct retired { /* the store of a connection that is closed */
 };
 
 static struct {
-    struct manager *managers;
-    unsigned managers_len;
+    struct manager *managers;     /* of the file */
+    volatile sig_atomic_t hangup; /* SIGHUP has come: read the file anew */
     struct retired *retired;
-    bool manager[FD_SETSIZE]; /* by client: AUTH has made it a manager */
-    int failures[FD_SETSIZE]; /* by client: of AUTH */
+    const struct manager *manager[FD_SETSIZE]; /* by client: whom AUTH has made it; NULL: a guest */
+    int failures[FD_SETSIZE];                  /* by client: of AUTH */
 } roles;
 
 /* Private stores are for lines: the clients of another wire share what they work on. */
 static bool roles_opened(struct client *c) {
-    roles.manager[client_fd(c)] = false;
+    roles.manager[client_fd(c)] = NULL;
     roles.failures[client_fd(c)] = 0;
     if (!roles_options[PRIVATE].value || c->wire != &lines_wire)
         return true;
@@ -2266,7 +2266,7 @@ static void roles_closed(struct client *c) {
     roles.retired = own;
 }
 
-static void roles_turn(void) {
+static void roles_sweep(void) {
     for (int i = 0; i < SWEEP_MAX && roles.retired; i++) {
         struct retired *first = roles.retired;
         struct store *st = &first->store;
@@ -2287,15 +2287,22 @@ static uint64_t roles_wake_at(void) {
 }
 
 /* NULL: there is no manager with this name. */
-static struct manager *manager_named(struct str name) {
-    struct manager *m = roles.managers;
-    while (m && !str_is(name, m->name))
-        m = m->next;
-    return m;
+static struct manager *manager_named(struct manager *list, struct str name) {
+    while (list && !str_is(name, list->name))
+        list = list->next;
+    return list;
 }
 
-/* Adds a line of the managers' file. Returns what is wrong with it, or NULL. */
-static const char *manager_add(const char *line) {
+static void managers_free(struct manager *list) {
+    while (list) {
+        struct manager *next = list->next;
+        free(list);
+        list = next;
+    }
+}
+
+/* Adds a line of the managers' file to the list. Returns what is wrong with the line, or NULL. */
+static const char *manager_add(struct manager **list, const char *line) {
     struct str name = {line, strcspn(line, ":")};
     if (line[name.len] != ':')
         return "not name:hash";
@@ -2306,7 +2313,7 @@ static const char *manager_add(const char *line) {
     const char *again = crypt("", hash);
     if (!again || again[0] == '*' || strlen(again) != strlen(hash))
         return "not a hash of crypt(3); openssl passwd -6 prints one";
-    if (manager_named(name))
+    if (manager_named(*list, name))
         return "that name was there before";
     struct manager *m = malloc(sizeof *m + strlen(line) + 1);
     if (!m)
@@ -2314,38 +2321,87 @@ static const char *manager_add(const char *line) {
     strcpy(m->name, line);
     m->name[name.len] = '\0';
     m->hash = m->name + name.len + 1;
-    m->next = roles.managers;
-    roles.managers = m;
-    roles.managers_len++;
+    m->next = *list;
+    *list = m;
     return NULL;
 }
 
-/* Reads the managers' file. Whoever can read it can guess at home, as fast as their machine is. So it has
- * to be closed to others. */
-static void roles_start(void) {
+/* Reads the managers' file into a list. Whoever can read it can guess at home, as fast as their machine
+ * is. So it has to be closed to others. False: server.text says what is wrong. */
+static bool managers_read(FILE *file, struct manager **list) {
     struct stat about;
     char *line = NULL;
     size_t size = 0;
+    const char *wrong = NULL;
+    int number = 0;
+    if (fstat(fileno(file), &about) == 0 && about.st_mode & (S_IRWXG | S_IRWXO)) {
+        snprintf(server.text, sizeof server.text, "it is open to others; type: chmod 600 '%s'",
+                 roles_options[MANAGERS_FILE].text);
+        return false;
+    }
+    while (!wrong && getline(&line, &size, file) >= 0) {
+        number++;
+        line[strcspn(line, "\r\n")] = '\0';
+        if (line[0] != '#' && line[strspn(line, " \t")])
+            wrong = manager_add(list, line);
+    }
+    bool is_whole = wrong || feof(file);
+    if (!is_whole)
+        sprintf(server.text, "%s", strerror(errno));
+    if (wrong)
+        sprintf(server.text, "line %d: %s", number, wrong);
+    free(line);
+    return !wrong && is_whole;
+}
+
+/* Takes the managers from the file. A client whose manager is gone is a guest from now on. False:
+ * server.text says what is wrong with the file, and the managers from before stay. */
+static bool roles_load(void) {
+    struct manager *list = NULL, *before = roles.managers;
+    FILE *file = fopen(roles_options[MANAGERS_FILE].text, "r");
+    if (!file) {
+        sprintf(server.text, "%s", strerror(errno));
+        return false;
+    }
+    bool is_right = managers_read(file, &list);
+    fclose(file);
+    if (!is_right) {
+        managers_free(list);
+        return false;
+    }
+    roles.managers = list;
+    for (int fd = 0; fd < FD_SETSIZE; fd++)
+        if (roles.manager[fd])
+            roles.manager[fd] = manager_named(list, str_of(roles.manager[fd]->name));
+    managers_free(before);
+    return true;
+}
+
+static void on_hangup(int signal) {
+    (void)signal;
+    roles.hangup = 1;
+}
+
+/* Without --managers, the system decides what SIGHUP does: it ends a server whose terminal is closed. */
+static void roles_start(void) {
     const char *path = roles_options[MANAGERS_FILE].text;
     if (!path)
         return;
-    FILE *file = fopen(path, "r");
-    if (!file || fstat(fileno(file), &about) < 0)
-        DIE(EXIT_FAILURE, "%s: %s", path, strerror(errno));
-    if (about.st_mode & (S_IRWXG | S_IRWXO))
-        DIE(EXIT_FAILURE, "%s is open to others; type: chmod 600 '%s'", path, path);
-    for (int number = 1; getline(&line, &size, file) >= 0; number++) {
-        line[strcspn(line, "\r\n")] = '\0';
-        if (line[0] == '#' || !line[strspn(line, " \t")])
-            continue;
-        const char *wrong = manager_add(line);
-        if (wrong)
-            DIE(EXIT_FAILURE, "%s, line %d: %s", path, number, wrong);
-    }
-    if (!feof(file))
-        DIE(EXIT_FAILURE, "%s: %s", path, strerror(errno));
-    free(line);
-    fclose(file);
+    if (!roles_load())
+        DIE(EXIT_FAILURE, "%s: %s", path, server.text);
+    signal_catch(SIGHUP, on_hangup);
+}
+
+static void roles_turn(void) {
+    const char *path = roles_options[MANAGERS_FILE].text;
+    roles_sweep();
+    if (!roles.hangup)
+        return;
+    roles.hangup = 0;
+    if (roles_load())
+        report("audit", path, STR("is read anew"));
+    else
+        report("error", path, str_of(server.text));
 }
 
 /* For an unknown name a password is hashed as well. Otherwise the time until the answer would tell which
@@ -2354,11 +2410,14 @@ static void roles_start(void) {
  * failed. */
 static enum status manager_check(struct str name, struct str password) {
     char text[PASSWORD_MAX + 1];
-    const struct manager *known = manager_named(name);
+    const struct manager *known = manager_named(roles.managers, name);
     const struct manager *like = roles.managers;
-    if (!like)
+    unsigned managers = 0;
+    for (const struct manager *m = roles.managers; m; m = m->next)
+        managers++;
+    if (managers == 0)
         return UNAUTHORIZED;
-    for (uint64_t i = hash_key(name) % roles.managers_len; i > 0; i--)
+    for (uint64_t i = hash_key(name) % managers; i > 0; i--)
         like = like->next;
     if (known)
         like = known;
@@ -2391,13 +2450,14 @@ static enum status command_auth(struct request *r) {
     slow.next_at[SLOW_AUTH] = server.now + CHECK_MS;
     enum status status = manager_check(r->key, r->value);
     if (status == OK) {
-        roles.manager[client_fd(c)] = true;
-        report("manager", c->name, r->key);
+        roles.manager[client_fd(c)] = manager_named(roles.managers, r->key);
+        sprintf(server.text, "AUTH %s", roles.manager[client_fd(c)]->name);
+        report("audit", c->name, str_of(server.text));
         r->data = STR("manager");
     }
     if (status == UNAUTHORIZED) {
         /* Without the name: it may be a password, typed too early. */
-        report("refuse", c->name, STR("wrong name or password"));
+        report("audit", c->name, STR("AUTH refused: wrong name or password"));
         r->close = ++roles.failures[client_fd(c)] >= FAILURES_MAX;
     }
     return status;
@@ -2425,6 +2485,7 @@ static enum status manage_find(struct request *r, struct str who) {
  * such a client. */
 static enum status command_manage(struct request *r) {
     struct str who = r->key;
+    char text[128];
     struct str fields[3] = {STR(""), STR(""), STR("")}; /* verb, key, value */
     int n = str_split(r->value, fields, 3);
     struct command *inner = command_named(fields[0]);
@@ -2436,7 +2497,13 @@ static enum status command_manage(struct request *r) {
     r->status = request_arguments(r, n - 1);
     if (r->status == OK)
         r->status = manage_find(r, who);
-    return request_execute(r);
+    enum status status = request_execute(r);
+    if (r->status == OK && status != WAIT) {
+        snprintf(text, sizeof text, "MANAGE %.*s %s: %s", (int)who.len, who.bytes, inner->verb,
+                 statuses[status]);
+        report("audit", r->client->name, str_of(text));
+    }
+    return status;
 }
 
 /* A guest may not even know whether the rest of the line is right. */

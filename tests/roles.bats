@@ -101,7 +101,7 @@ whoami() {
     says one 'KV/1.0 AUTH ray a password of many words'
     hears one '200 OK manager'
     replies 'KV/1.0 WHOAMI' '200 OK guest *'
-    logged " manager 127.0.0.1:$OWN_PORT adam"
+    logged " audit 127.0.0.1:$OWN_PORT AUTH adam"
 }
 
 @test "AUTH: 401 for a wrong password and for an unknown name, and the third closes" {
@@ -155,7 +155,7 @@ whoami() {
     [ $((${EPOCHREALTIME/./} - begun)) -ge 320000 ]
     # It waited for one guess of each of them, and not for two.
     sed '/ manager /q' "$LOG" >"$BATS_TEST_TMPDIR/before"
-    [ "$(grep -c ' refuse ' "$BATS_TEST_TMPDIR/before")" -le 8 ]
+    [ "$(grep -c ' AUTH refused' "$BATS_TEST_TMPDIR/before")" -le 8 ]
     grep -q ' request 127\.0\.0\.1:[0-9]* PUT$' "$BATS_TEST_TMPDIR/before"
     # Three of each are tried, and then it's thrown out.
     hang_up g{2..8} honest other
@@ -183,7 +183,7 @@ whoami() {
     kill -s CONT "$PID"
     hears honest '200 OK manager'
     sed '/ manager /q' "$LOG" >"$BATS_TEST_TMPDIR/before"
-    [ "$(grep -c ' refuse ' "$BATS_TEST_TMPDIR/before")" = 4 ]
+    [ "$(grep -c ' AUTH refused' "$BATS_TEST_TMPDIR/before")" = 4 ]
 }
 
 @test "AUTH: one that waits does not hold up a stop: 429" {
@@ -224,7 +224,7 @@ GET
 MANAGE
 PUT
 WHOAMI' ]
-    grep -q ' refuse 127\.0\.0\.1:[0-9]* wrong name or password$' "$LOG"
+    grep -q ' audit 127\.0\.0\.1:[0-9]* AUTH refused: wrong name or password$' "$LOG"
     # The other wire is a way to mistype it, too.
     PORT=$FRAMES
     ask 'KV/1.0 AUTH adam s3cret' >/dev/null
@@ -326,11 +326,51 @@ refuses() {
     [ "$status" = 1 ]
 }
 
+@test "an audit under --quiet, too: who became a manager, who failed, and what managers did" {
+    managers "adam:$EVE"
+    serve --quiet --private --managers "$MANAGERS"
+    connect one
+    whoami one guest
+    port=$OWN_PORT
+    connect two
+    whoami two guest
+    says two 'KV/1.0 AUTH adam wrong' 'KV/1.0 AUTH adam eve' "KV/1.0 MANAGE $port PUT secret value" \
+        "KV/1.0 MANAGE $port GET none" 'KV/1.0 MANAGE 1 GET none'
+    hears two '401 UNAUTHORIZED' '200 OK manager' '201 CREATED' '404 NOT_FOUND' '404 NOT_FOUND'
+    same "audit 127.0.0.1:$OWN_PORT AUTH refused: wrong name or password
+audit 127.0.0.1:$OWN_PORT AUTH adam
+audit 127.0.0.1:$OWN_PORT MANAGE $port PUT: 201 CREATED
+audit 127.0.0.1:$OWN_PORT MANAGE $port GET: 404 NOT_FOUND" "$(sed -n 's/^[0-9TZ:.-]* //p' "$LOG")"
+}
+
+@test "SIGHUP: the managers are read anew, and a bad file changes nothing" {
+    managers "adam:$EVE" "ray:$RAY"
+    serve --managers "$MANAGERS"
+    connect one
+    says one 'KV/1.0 AUTH adam eve'
+    hears one '200 OK manager'
+    connect two
+    says two 'KV/1.0 AUTH ray a password of many words'
+    hears two '200 OK manager'
+    managers "adam:$EVE" 'ray'
+    kill -s HUP "$PID"
+    wait_until logged " error $MANAGERS line 2: not name:hash"
+    whoami one manager
+    whoami two manager
+    managers "ray:$RAY" "bill:$EVE"
+    kill -s HUP "$PID"
+    wait_until logged " audit $MANAGERS is read anew"
+    whoami one guest
+    whoami two manager
+    says one 'KV/1.0 AUTH adam eve' 'KV/1.0 AUTH bill eve'
+    hears one '401 UNAUTHORIZED' '200 OK manager'
+}
+
 @test "--managers: a file that others can read is refused, with what to type" {
     managers "adam:$EVE"
     for mode in 644 640 602 610; do
         chmod $mode "$MANAGERS"
-        refuses "$MANAGERS is open to others; type: chmod 600 '$MANAGERS'"
+        refuses "$MANAGERS: it is open to others; type: chmod 600 '$MANAGERS'"
     done
     eval "${output#*type: }"
     # Lines may end in CR LF, and the last one without either.
@@ -344,20 +384,20 @@ refuses() {
     no_hash='not a hash of crypt(3); openssl passwd -6 prints one'
     no_name='a name is 1 to 250 bytes, without a space'
     managers "adam:$EVE" '# more' '' 'bill'
-    refuses "$MANAGERS, line 4: not name:hash"
+    refuses "$MANAGERS: line 4: not name:hash"
     # shellcheck disable=SC2016
     for bad in 'adam:' 'adam:x' 'adam:!!' 'adam:YmlsbA==' 'adam:$6$kvss$short' "adam:$EVE:0:99999"; do
         managers "$bad"
-        refuses "$MANAGERS, line 1: $no_hash"
+        refuses "$MANAGERS: line 1: $no_hash"
     done
     for bad in ":$EVE" "a b:$EVE" $'a\tb:'"$EVE" $'\xff:'"$EVE" "$(printf '%0251d' 0):$EVE"; do
         managers "ray:$RAY" "$bad"
-        refuses "$MANAGERS, line 2: $no_name"
+        refuses "$MANAGERS: line 2: $no_name"
     done
     managers "adam:$EVE" "adam:$RAY"
-    refuses "$MANAGERS, line 2: that name was there before"
+    refuses "$MANAGERS: line 2: that name was there before"
     managers "#$(printf '%0100000d' 0)" "$(printf '%0100000d' 0)"
-    refuses "$MANAGERS, line 2: not name:hash"
+    refuses "$MANAGERS: line 2: not name:hash"
     MANAGERS=$BATS_TEST_TMPDIR/nowhere
     refuses "$MANAGERS: No such file or directory"
     MANAGERS=$BATS_TEST_TMPDIR
