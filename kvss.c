@@ -3415,14 +3415,13 @@ static struct {
     bool promised[FD_SETSIZE]; /* by client: a reply promises these lines */
     bool promises;             /* there are such clients */
     uint64_t check_at;         /* the time of the next check */
-    bool changed;              /* lines were written since the last check */
+    bool changed;              /* lines were written that no check has seen, and no sync */
     enum place place;          /* where FILE was when the server last looked */
     bool write_failed;         /* the lines could not be written; the next check tries again */
     bool sync_failed;          /* FILE cannot be trusted; a compaction heals that */
     bool told;                 /* the operator knows that changes get 500 */
     bool outdated; /* FILE has keys that are gone, or deadlines from before the clock was set */
-    bool sync_due; /* FILE has lines that are to be synced */
-    bool syncing;  /* a sync goes on beside the loop: of FILE or of FILE.kvss-new */
+    bool syncing;  /* FILE is synced beside the loop */
     struct aiocb sync;
     void *reserve[RESERVE];
     int reserve_held; /* pieces */
@@ -3621,6 +3620,29 @@ static void log_settle(void) {
     }
 }
 
+/* Starts to sync FILE beside the loop, in a thread that the C library has for it. If there can be no
+ * thread, FILE is synced here. */
+static void sync_begin(void) {
+    logfile.changed = false;
+    if (!fsync_is("everysec"))
+        return;
+    logfile.sync =
+        (struct aiocb){.aio_fildes = logfile.fd, .aio_sigevent.sigev_notify = SIGEV_NONE};
+    logfile.syncing = aio_fsync(O_SYNC, &logfile.sync) == 0;
+    if (!logfile.syncing && fsync(logfile.fd) < 0)
+        log_fail(&logfile.sync_failed, errno);
+}
+
+/* Looks whether the sync is done. */
+static void sync_poll(void) {
+    int error = logfile.syncing ? aio_error(&logfile.sync) : EINPROGRESS;
+    if (error == EINPROGRESS)
+        return;
+    logfile.syncing = false;
+    if (aio_return(&logfile.sync) < 0)
+        log_fail(&logfile.sync_failed, error);
+}
+
 /* Writes the lines of this turn. Once a second there is a check, too: the server looks where FILE is,
  * tries again to write what could not be written, and has FILE synced. Lines are written even when FILE
  * has lost its name, so that FILE is complete when somebody moves it back. */
@@ -3630,10 +3652,9 @@ static void log_commit(void) {
         return;
     if (check) {
         logfile.check_at = server.now + FILE_CHECK_MS;
-        if (logfile.changed)
-            logfile.sync_due = true;
-        logfile.changed = false;
         log_look();
+        if (logfile.changed && !logfile.syncing)
+            sync_begin();
     }
     if (logfile.lines.len && (check || !logfile.write_failed))
         log_write();
@@ -3646,36 +3667,16 @@ static uint64_t log_wake_at(void) {
     return NEVER;
 }
 
-static void sync_done(int error); /* see Compaction */
-
-/* Starts to sync a file beside the loop, in a thread that the C library has for it. With --fsync
- * always, or if there can be no thread, the file is synced here. */
-static void sync_begin(int fd) {
-    logfile.sync = (struct aiocb){.aio_fildes = fd, .aio_sigevent.sigev_notify = SIGEV_NONE};
-    logfile.syncing = !fsync_is("always") && aio_fsync(O_SYNC, &logfile.sync) == 0;
-    if (!logfile.syncing)
-        sync_done(fsync(fd) < 0 ? errno : 0);
-}
-
-static void sync_poll(void) {
-    int error = logfile.syncing ? aio_error(&logfile.sync) : EINPROGRESS;
-    if (error == EINPROGRESS)
-        return;
-    logfile.syncing = false;
-    sync_done(aio_return(&logfile.sync) < 0 ? error : 0);
-}
-
 /* The server ends. False: it is not known whether the disk has all that was promised, or the next start
  * would not find it. */
 static bool log_stop(void) {
     if (!logfile.path)
         return true;
-    logfile.check_at = 0;
-    log_commit();
-    if (!logfile.sync_failed && fsync_is("everysec") && fsync(logfile.fd) < 0) {
-        report("error", logfile.name, str_of(strerror(errno)));
-        return false;
-    }
+    log_look();
+    if (logfile.lines.len)
+        log_write();
+    if (fsync_is("everysec") && fsync(logfile.fd) < 0)
+        log_fail(&logfile.sync_failed, errno);
     return log_is_well();
 }
 
@@ -3696,17 +3697,21 @@ static const struct extension log_extension = {
  * store to FILE.kvss-new. The server goes on meanwhile. What it changes in its own memory does not
  * change the memory of the child, which stays as it was at the fork().
  *
- *     server    ---+------- changes go to FILE, and are kept in memory ----.-- rename() --->
- *                  | fork()                                                | append these
- *     child        '--- writes the store to FILE.kvss-new, fsync(), exit --'
+ *     server  ---+----- changes go to FILE, and are kept -----+------------------+--- rename() --->
+ *                |                                            | appends these    | appends the last
+ *                | fork()                                     |                  |
+ *     child      '-- writes the store to FILE.kvss-new, ------'---- syncs -------'-- exits
+ *                    syncs
  *
- * A compaction has three phases:
+ *     phase  RESTING | WRITING                                | SYNCING          | RESTING
  *
- *     RESTING --- fork() ---> WRITING --- the child is done ---> SYNCING --- rename() ---> RESTING
+ * When the child has written the store, the server appends the changes that it has kept, and asks the
+ * child to sync them. Then rename() puts FILE.kvss-new in the place of FILE. So at any moment FILE is the
+ * old file or the new one, and whole.
  *
- * The changes that were kept are appended, and FILE.kvss-new is synced beside the loop. Then rename()
- * puts it in the place of FILE. So at any moment FILE is the old file or the new one, and whole. This
- * chapter uses Log and Expiry. */
+ * What always holds: When FILE.kvss-new gets the name of FILE, it has all changes that FILE has. Those
+ * that came before SYNCING are on the disk. The others are synced next, as in FILE; with --fsync always,
+ * before rename(). This chapter uses Log and Expiry. */
 
 enum {
     COMPACT_MIN = 1 << 20,   /* bytes of a FILE that is not worth the trouble */
@@ -3804,7 +3809,8 @@ static bool copy_take(void) {
     logfile.fd = compaction.fd;
     logfile.size = compaction.size;
     logfile.place = IN_PLACE;
-    logfile.sync_due = true; /* its last lines came while the rest was synced */
+    logfile.changed = true; /* its last lines came while the rest was synced: sync them now */
+    logfile.check_at = server.now;
     compaction.fd = -1;
     return true;
 }
@@ -3853,21 +3859,22 @@ static bool copy_write(void) {
     return copy_flush(&lines) && fsync(compaction.fd) == 0;
 }
 
-/* All that the child does. The child sends the server an errno, or 0 if all went well. Then it waits
- * until the server has closed its end, and so the old FILE as well. For whoever closes a long file last
- * waits until the blocks of the file are freed: 20 ms for 60 MB. The child has the descriptors of all
- * connections, too. It closes them at once. Otherwise a connection would not end when the server closes
- * it. */
+/* All that the child does. It sends the server an errno, or 0 if all went well. Whenever the server sends
+ * a byte, the child syncs FILE.kvss-new, and sends an errno again. It ends when the server has closed its
+ * end, and so the old FILE as well. For whoever closes a long file last waits until the blocks of the
+ * file are freed: 20 ms for 60 MB. The child has the descriptors of all connections, too. It closes them
+ * at once. Otherwise a connection would not end when the server closes it. */
 static void compact_child(int server_end) {
+    char byte;
     int niceness = nice(COMPACT_NICE);
     (void)niceness; /* the child does its work in any case */
     for (int fd = STDERR_FILENO + 1; fd <= server.fd_highest; fd++)
         if (fd != logfile.fd && fd != compaction.fd && fd != server_end)
             close(fd);
     int error = copy_write() ? 0 : errno;
-    if (write(server_end, &error, sizeof error) == sizeof error)
-        while (read(server_end, &error, sizeof error) > 0)
-            continue;
+    while (write(server_end, &error, sizeof error) == sizeof error &&
+           read(server_end, &byte, 1) == 1)
+        error = fsync(compaction.fd) < 0 ? errno : 0;
     _exit(0);
 }
 
@@ -3961,44 +3968,14 @@ static void compact_keep(struct str lines) {
         buf_append(&compaction.kept, lines);
 }
 
-/* Looks whether the child is done. If it is, the lines that were kept are appended, and FILE.kvss-new
- * is synced. */
-static void compact_poll(void) {
-    int error;
-    ssize_t n = read(compaction.child, &error, sizeof error);
-    if (n < 0 && would_block())
-        return;
-    if (n != sizeof error) {
-        compact_over("the child has died");
-        return;
-    }
-    compaction.size = lseek(compaction.fd, 0, SEEK_END);
-    if (!error && !copy_flush(&compaction.kept))
-        error = errno;
-    if (error) {
-        compact_over(strerror(error));
-        return;
-    }
-    compaction.phase = SYNCING;
-    sync_begin(compaction.fd);
-}
-
-/* FILE.kvss-new has been synced. It gets the lines that have come meanwhile, and becomes FILE. These
- * lines are synced next. With --fsync always, none have come. If lines
- * were lost, FILE.kvss-new would lack changes that FILE has, so it is given up. */
-static void compact_end(int error) {
+/* FILE.kvss-new is synced. It gets the lines that have come meanwhile, and becomes FILE. False: errno says
+ * why not. */
+static bool compact_end(void) {
     char text[64];
     long long before = logfile.size;
-    if (compaction.lost) {
-        compact_over("too much has changed meanwhile");
-        return;
-    }
-    if (!error && (!copy_flush(&compaction.kept) || !copy_take()))
-        error = errno;
-    if (error) {
-        compact_over(strerror(error));
-        return;
-    }
+    if (!copy_flush(&compaction.kept) || (fsync_is("always") && fsync(compaction.fd) < 0) ||
+        !copy_take())
+        return false;
     compact_over(NULL);
     snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
     report("compact", logfile.name, str_of(text));
@@ -4006,14 +3983,32 @@ static void compact_end(int error) {
         logfile.sync_failed = false;
     else
         log_fail(&logfile.sync_failed, errno);
+    return true;
 }
 
-/* One sync goes on at a time: of FILE.kvss-new in the phase SYNCING, else of FILE. */
-static void sync_done(int error) {
-    if (compaction.phase == SYNCING)
-        compact_end(error);
+/* The store is written. FILE.kvss-new gets the lines that have come meanwhile, and the child syncs them.
+ * False: errno says why not. */
+static bool compact_sync(void) {
+    compaction.phase = SYNCING;
+    compaction.size = lseek(compaction.fd, 0, SEEK_END);
+    return copy_flush(&compaction.kept) && write(compaction.child, "", 1) == 1;
+}
+
+/* Looks whether the child is done with what it does in this phase. If lines were lost, FILE.kvss-new
+ * would lack changes that FILE has, so it is given up. */
+static void compact_poll(void) {
+    int error;
+    ssize_t n = read(compaction.child, &error, sizeof error);
+    if (n < 0 && would_block())
+        return;
+    if (n != sizeof error)
+        compact_over("the child has died");
     else if (error)
-        log_fail(&logfile.sync_failed, error);
+        compact_over(strerror(error));
+    else if (compaction.lost)
+        compact_over("too much has changed meanwhile");
+    else if (!(compaction.phase == WRITING ? compact_sync() : compact_end()))
+        compact_over(strerror(errno));
 }
 
 /* In FILE a deadline is a time of day, in memory it is a time of the monotonic clock. When somebody
@@ -4033,18 +4028,6 @@ static void compact_check_clock(void) {
     report("clock", "", str_of(text));
 }
 
-/* One step of a compaction, or of the syncs of FILE. No sync goes on now. */
-static void compact_step(void) {
-    if (compaction.phase == WRITING && compaction.lost)
-        compact_end(0); /* early, because the compaction is in vain */
-    if (compaction.phase == WRITING)
-        compact_poll();
-    if (compaction.phase != SYNCING && logfile.sync_due && fsync_is("everysec")) {
-        logfile.sync_due = false;
-        sync_begin(logfile.fd);
-    }
-}
-
 /* Without a limit, a client that changes one key again and again would fill the disk faster than
  * compaction can free it. After a failed compaction there is no limit: the disk still takes changes,
  * and nobody should wait for what may fail again. */
@@ -4054,8 +4037,8 @@ static void compact_turn(void) {
         return;
     compact_check_clock();
     sync_poll();
-    if (!logfile.syncing)
-        compact_step();
+    if (compaction.phase != RESTING && !logfile.syncing) /* the sync has the descriptor of FILE */
+        compact_poll();
     if (need < COMPACT_LEAST)
         need = COMPACT_LEAST;
     logfile.limit = compaction.failed ? 0 : COMPACT_FULL * need;

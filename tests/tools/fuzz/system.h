@@ -384,9 +384,14 @@ static ssize_t sys_write(int fd, const void *bytes, size_t len) {
             MUST(line[i] >= 0x20 && line[i] != 0x7F);
         return (ssize_t)len;
     }
-    MUST(sys.in_child && len == sizeof sys.report);
     sys.child_reported = true;
-    memcpy(&sys.report, bytes, len);
+    if (sys.in_child) {
+        MUST(len == sizeof sys.report);
+        memcpy(&sys.report, bytes, len);
+    } else {
+        MUST(sys.fds[fd].kind == FD_CHILD && len == 1);
+        sys.report = sys.sync_fails ? EIO : 0; /* it was asked to sync */
+    }
     return (ssize_t)len;
 }
 
