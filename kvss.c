@@ -3420,8 +3420,8 @@ static struct {
     bool write_failed;         /* the lines could not be written; the next check tries again */
     bool sync_failed;          /* FILE cannot be trusted; a compaction heals that */
     bool told;                 /* the operator knows that changes get 500 */
-    bool outdated; /* FILE has keys that are gone, or deadlines from before the clock was set */
-    bool syncing;  /* FILE is synced beside the loop */
+    bool outdated;             /* FILE lacks something: a compaction is to write it anew */
+    bool syncing;              /* FILE is synced beside the loop */
     struct aiocb sync;
     void *reserve[RESERVE];
     int reserve_held; /* pieces */
@@ -3474,6 +3474,16 @@ static bool write_at(int fd, struct str data, off_t at) {
         at += n;
     }
     return true;
+}
+
+/* Appends the lines to a file, and empties the buffer. Returns how long the file is. -1: errno says why. */
+static off_t file_append(int fd, struct buf *lines) {
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (end < 0 || !write_at(fd, buf_str(lines), end))
+        return -1;
+    end += (off_t)lines->len;
+    lines->len = 0;
+    return end;
 }
 
 /* Appends a request. The caller has reserved REQUEST_MAX bytes, and no request is longer. */
@@ -3662,6 +3672,8 @@ static void log_commit(void) {
 }
 
 static uint64_t log_wake_at(void) {
+    if (logfile.syncing)
+        return server.now + POLL_MS;
     if (logfile.changed || !log_is_well())
         return logfile.check_at;
     return NEVER;
@@ -3729,49 +3741,14 @@ static struct {
     enum { RESTING, WRITING, SYNCING } phase;
     bool asked;           /* by COMPACT, until the next one has ended */
     bool failed;          /* the last one has */
-    bool updates;         /* FILE was outdated when it began */
     uint64_t began;       /* when the last one began ... */
     uint64_t ended;       /* ... and ended */
     int child;            /* a socket to it; or -1 */
     char path[PATH_SIZE]; /* FILE.kvss-new */
     int fd;               /* the same, locked; or -1 */
-    off_t size;           /* of FILE.kvss-new */
     struct buf kept;      /* lines that were written to FILE since the fork() */
-    bool lost;            /* there was no memory for them */
     int64_t offset;       /* clock_offset() when the deadlines in FILE were written */
 } compaction = {.child = -1, .fd = -1};
-
-/* Whether a file begins as a data file does, as far as it goes. */
-static bool file_has_header(int fd) {
-    char begin[sizeof log_header];
-    ssize_t n = pread(fd, begin, sizeof log_header - 1, 0);
-    return n >= 0 && memcmp(begin, log_header, (size_t)n) == 0;
-}
-
-/* Opens a file beside FILE, or makes it if `flags` is O_CREAT. -1: errno says why. EEXIST: what has the
- * name is no regular file, where open() might wait or follow a link. Or it is another name of FILE, and
- * to close it would end the lock on FILE. */
-static int open_beside(const char *path, int flags) {
-    struct stat about;
-    if (lstat(path, &about) == 0 && (!S_ISREG(about.st_mode) || file_is_at(path, logfile.fd))) {
-        errno = EEXIST;
-        return -1;
-    }
-    return open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | flags, 0600);
-}
-
-/* Removes the FILE.kvss-new of a compaction that did not end. Such a file is locked by nobody, and
- * begins as a data file does, as far as it goes. False: errno says why. EEXIST: the file is not the
- * server's own, and stays. */
-static bool copy_clear(void) {
-    int fd = open_beside(compaction.path, 0);
-    if (fd < 0)
-        return errno == ENOENT;
-    bool left = file_lock(fd) && file_has_header(fd);
-    close(fd);
-    errno = EEXIST;
-    return left && unlink(compaction.path) == 0;
-}
 
 /* Says why a file could not get its name. Valid until the next call. */
 static const char *name_trouble(const char *path, int error) {
@@ -3784,35 +3761,18 @@ static const char *name_trouble(const char *path, int error) {
  * is allowed, and the rights of FILE. False: errno says why. */
 static bool copy_open(void) {
     struct stat about;
-    if (!copy_clear() || fstat(logfile.fd, &about) < 0)
-        return false;
-    compaction.fd = open_beside(compaction.path, O_CREAT | O_EXCL);
-    if (compaction.fd < 0 || !file_lock(compaction.fd))
+    compaction.fd = open(compaction.path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    if (compaction.fd < 0 || !file_lock(compaction.fd) || fstat(logfile.fd, &about) < 0)
         return false;
     int owned = fchown(compaction.fd, about.st_uid, about.st_gid);
     (void)owned; /* FILE need not be ours */
     return fchmod(compaction.fd, about.st_mode & 0777) == 0;
 }
 
-/* FILE.kvss-new, which is on the disk, becomes FILE. The caller has to sync the folder after that. If
- * something else has the name of FILE, it stays. If FILE was moved away, only COMPACT brings FILE back,
- * because the operator has to decide that. False: errno says why. */
-static bool copy_take(void) {
-    log_look();
-    if (logfile.place == TAKEN || (logfile.place == MOVED && !compaction.asked)) {
-        errno = logfile.place == TAKEN ? EEXIST : ENOENT;
-        return false;
-    }
-    if (rename(compaction.path, logfile.path) < 0)
-        return false;
-    close(logfile.fd);
-    logfile.fd = compaction.fd;
-    logfile.size = compaction.size;
-    logfile.place = IN_PLACE;
-    logfile.changed = true; /* its last lines came while the rest was synced: sync them now */
-    logfile.check_at = server.now;
-    compaction.fd = -1;
-    return true;
+/* Whether a new FILE may get the name of FILE. What else has that name stays. If nothing has it, only
+ * COMPACT brings FILE back, because the operator has to decide that. */
+static bool copy_may_move(void) {
+    return logfile.place == IN_PLACE || (logfile.place == MOVED && compaction.asked);
 }
 
 /* How long FILE has to be: a PUT for each key of the shared store, an EXPIREAT for each deadline. */
@@ -3824,15 +3784,6 @@ static off_t compact_size(void) {
     return (off_t)size;
 }
 
-/* Appends the lines to FILE.kvss-new, and empties the buffer. False: errno says why. */
-static bool copy_flush(struct buf *lines) {
-    if (!write_at(compaction.fd, buf_str(lines), compaction.size))
-        return false;
-    compaction.size += (off_t)lines->len;
-    lines->len = 0;
-    return true;
-}
-
 /* Writes the store to FILE.kvss-new, and syncs it. The child calls this, and ends if its parent has
  * ended. No malloc() here: the thread of aio_fsync() may have been in malloc() at the fork(). The lines
  * are collected in the memory of the clients' buffers, of which the child has its own copy. False:
@@ -3840,7 +3791,6 @@ static bool copy_flush(struct buf *lines) {
 static bool copy_write(void) {
     pid_t parent = getppid();
     struct buf lines = {(char *)buffers, 0, 2 * REQUEST_MAX};
-    compaction.size = 0;
     buf_append(&lines, str_of(log_header));
     for (uint32_t i = 0; i < store.chains_len; i++) {
         for (const struct entry *e = store.chains[i]; e; e = e->next) {
@@ -3852,11 +3802,11 @@ static bool copy_write(void) {
                 continue;
             if (getppid() != parent)
                 _exit(0);
-            if (!copy_flush(&lines))
+            if (file_append(compaction.fd, &lines) < 0)
                 return false;
         }
     }
-    return copy_flush(&lines) && fsync(compaction.fd) == 0;
+    return file_append(compaction.fd, &lines) >= 0 && fsync(compaction.fd) == 0;
 }
 
 /* All that the child does. It sends the server an errno, or 0 if all went well. Whenever the server sends
@@ -3885,7 +3835,7 @@ static void compact_over(const char *why) {
     bool tell = compaction.asked || !compaction.failed;
     if (why && tell && !logfile.sync_failed)
         report("error", "compaction", str_of(why));
-    if (why && compaction.updates)
+    if (why)
         logfile.outdated = true;
     if (compaction.child >= 0)
         close(compaction.child);
@@ -3899,22 +3849,24 @@ static void compact_over(const char *why) {
     compaction.fd = -1;
     compaction.phase = RESTING;
     compaction.asked = false;
-    compaction.updates = false;
     compaction.failed = why != NULL;
     compaction.ended = server.now;
 }
 
-/* When the next compaction may begin, or NEVER. While FILE is not in its place, only COMPACT asks for
- * one: it is for the operator to decide. After a compaction comes a rest, which is short while FILE
- * cannot be trusted. There is no rest when FILE is half full. */
+/* When the next step of a compaction is due, or NEVER. After a compaction comes a rest, which is short while
+ * FILE cannot be trusted. There is no rest when FILE is half full, or if it is outdated and the server
+ * stops. */
 static uint64_t compact_next(void) {
     bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
-    bool needed = logfile.sync_failed || logfile.outdated || grown;
+    bool needed = compaction.asked || logfile.sync_failed || logfile.outdated || grown;
     uint64_t rest = (compaction.ended - compaction.began) * COMPACT_REST;
-    if (!compaction.asked && (!needed || logfile.place != IN_PLACE))
+    if (compaction.phase != RESTING)
+        return server.now + POLL_MS;
+    if (!needed || !copy_may_move())
         return NEVER;
-    if (logfile.limit && logfile.size > logfile.limit / 2)
-        return 0;
+    if ((logfile.limit && logfile.size > logfile.limit / 2) ||
+        (server.stopping && logfile.outdated))
+        return server.now;
     if (rest < COMPACT_REST_MS || logfile.sync_failed)
         rest = COMPACT_REST_MS;
     return compaction.ended + rest;
@@ -3923,8 +3875,6 @@ static uint64_t compact_next(void) {
 /* Makes FILE.kvss-new, and the child that writes it. NULL, or why that failed. */
 static const char *compact_fork(void) {
     int ends[2];
-    if (logfile.place == TAKEN)
-        return name_trouble(logfile.path, EEXIST);
     if (!copy_open())
         return name_trouble(compaction.path, errno);
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0)
@@ -3941,15 +3891,12 @@ static const char *compact_fork(void) {
     return NULL;
 }
 
-/* `outdated` is cleared at the fork(). If FILE becomes outdated after that, the next compaction is for
- * it. */
+/* FILE is not outdated when it is written anew. If it becomes so after the fork(), that was in vain. */
 static void compact_begin(void) {
     log_look();
     if (compact_next() == NEVER)
         return; /* FILE has just been moved away */
-    compaction.updates = logfile.outdated;
     logfile.outdated = false;
-    compaction.lost = false;
     compaction.began = server.now;
     compaction.phase = WRITING;
     const char *why = compact_fork();
@@ -3963,7 +3910,7 @@ static void compact_keep(struct str lines) {
     if (compaction.phase == RESTING)
         return;
     if (compaction.kept.len + lines.len > KEPT_MAX || !buf_reserve(&compaction.kept, lines.len))
-        compaction.lost = true;
+        logfile.outdated = true;
     else
         buf_append(&compaction.kept, lines);
 }
@@ -3973,11 +3920,22 @@ static void compact_keep(struct str lines) {
 static bool compact_end(void) {
     char text[64];
     long long before = logfile.size;
-    if (!copy_flush(&compaction.kept) || (fsync_is("always") && fsync(compaction.fd) < 0) ||
-        !copy_take())
+    off_t size = file_append(compaction.fd, &compaction.kept);
+    if (size < 0 || (fsync_is("always") && fsync(compaction.fd) < 0))
         return false;
+    log_look();
+    errno = ENOENT;
+    if (!copy_may_move() || rename(compaction.path, logfile.path) < 0)
+        return false;
+    close(logfile.fd);
+    logfile.fd = compaction.fd;
+    compaction.fd = -1;
+    logfile.size = size;
+    logfile.place = IN_PLACE;
+    logfile.changed = true; /* the last lines are to be synced now */
+    logfile.check_at = server.now;
     compact_over(NULL);
-    snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)logfile.size);
+    snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)size);
     report("compact", logfile.name, str_of(text));
     if (folder_sync())
         logfile.sync_failed = false;
@@ -3990,12 +3948,11 @@ static bool compact_end(void) {
  * False: errno says why not. */
 static bool compact_sync(void) {
     compaction.phase = SYNCING;
-    compaction.size = lseek(compaction.fd, 0, SEEK_END);
-    return copy_flush(&compaction.kept) && write(compaction.child, "", 1) == 1;
+    return file_append(compaction.fd, &compaction.kept) >= 0 && write(compaction.child, "", 1) == 1;
 }
 
-/* Looks whether the child is done with what it does in this phase. If lines were lost, FILE.kvss-new
- * would lack changes that FILE has, so it is given up. */
+/* Looks whether the child is done with what it does in this phase. If FILE is outdated by now,
+ * FILE.kvss-new would be, too, so it is given up. */
 static void compact_poll(void) {
     int error;
     ssize_t n = read(compaction.child, &error, sizeof error);
@@ -4005,7 +3962,7 @@ static void compact_poll(void) {
         compact_over("the child has died");
     else if (error)
         compact_over(strerror(error));
-    else if (compaction.lost)
+    else if (logfile.outdated)
         compact_over("too much has changed meanwhile");
     else if (!(compaction.phase == WRITING ? compact_sync() : compact_end()))
         compact_over(strerror(errno));
@@ -4042,25 +3999,21 @@ static void compact_turn(void) {
     if (need < COMPACT_LEAST)
         need = COMPACT_LEAST;
     logfile.limit = compaction.failed ? 0 : COMPACT_FULL * need;
-    if (compaction.phase == RESTING && server.now >= compact_next())
+    if (server.now >= compact_next())
         compact_begin();
 }
 
 static uint64_t compact_wake_at(void) {
     uint64_t at = compact_next();
-    if (compaction.phase != RESTING || logfile.syncing)
-        at = server.now + POLL_MS;
     if (logfile.path && expiry.len)
         at = earlier(at, server.now + CLOCK_LOOK_MS);
     return at;
 }
 
-/* If FILE is outdated, there is time until stop_by to write it anew. Any other compaction is
- * given up. */
+/* What is due within the time to stop is done. Any other compaction is given up. */
 static bool compact_stop(void) {
     struct timespec step = {0, POLL_MS * 1000000};
-    while (logfile.syncing ||
-           ((logfile.outdated || compaction.updates) && server.now < server.stop_by)) {
+    while (logfile.syncing || compact_next() < server.stop_by) {
         compact_turn();
         nanosleep(&step, NULL);
         server.now = clock_ms();
@@ -4118,6 +4071,38 @@ static struct {
     unsigned long long bad; /* other lines, and the torn one */
     struct buf put_aside;   /* the bad lines, for FILE.bad */
 } replay;
+
+/* Whether a file begins as a data file does, as far as it goes. */
+static bool file_has_header(int fd) {
+    char begin[sizeof log_header];
+    ssize_t n = pread(fd, begin, sizeof log_header - 1, 0);
+    return n >= 0 && memcmp(begin, log_header, (size_t)n) == 0;
+}
+
+/* Opens a file beside FILE, or makes it if `flags` is O_CREAT. -1: errno says why. EEXIST: what has the
+ * name is no regular file, where open() might wait or follow a link. Or it has several names, and one of
+ * them may be FILE: to close it would end the lock on FILE. */
+static int open_beside(const char *path, int flags) {
+    struct stat about;
+    if (lstat(path, &about) == 0 && (!S_ISREG(about.st_mode) || about.st_nlink > 1)) {
+        errno = EEXIST;
+        return -1;
+    }
+    return open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | flags, 0600);
+}
+
+/* Removes the FILE.kvss-new of a compaction that did not end. Such a file is locked by nobody, and
+ * begins as a data file does, as far as it goes. False: errno says why. EEXIST: the file is not the
+ * server's own, and stays. */
+static bool replay_clear(void) {
+    int fd = open_beside(compaction.path, 0);
+    if (fd < 0)
+        return errno == ENOENT;
+    bool left = file_lock(fd) && file_has_header(fd);
+    close(fd);
+    errno = EEXIST;
+    return left && unlink(compaction.path) == 0;
+}
 
 /* A system call has failed. FILE stays as it is. */
 static void replay_die(const char *path) {
@@ -4216,9 +4201,7 @@ static void replay_repair(void) {
     char path[PATH_SIZE];
     snprintf(path, PATH_SIZE, "%s.bad", logfile.path);
     int fd = open_beside(path, O_CREAT);
-    off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
-    if (end < 0 || !write_at(fd, buf_str(&replay.put_aside), end) || fsync(fd) < 0 ||
-        !folder_sync())
+    if (fd < 0 || file_append(fd, &replay.put_aside) < 0 || fsync(fd) < 0 || !folder_sync())
         replay_die(path);
     close(fd);
     logfile.outdated = true;
@@ -4285,7 +4268,7 @@ static void replay_end(void) {
         replay_die(logfile.name);
     if (!fsync_is("no") && fsync(logfile.fd) < 0)
         replay_die(logfile.name); /* what kill -9 left unsynced */
-    if (!copy_clear())
+    if (!replay_clear())
         replay_die(compaction.path);
     free(replay.in.bytes);
     free(replay.put_aside.bytes);

@@ -128,7 +128,7 @@ static void check_log(bool rested) {
     MUST(compaction.phase != RESTING ||
          (!kept->bytes && compaction.child < 0 && compaction.fd < 0));
     MUST(kept->len <= kept->size && kept->len <= file->len);
-    MUST(compaction.lost || !kept->len ||
+    MUST(logfile.outdated || !kept->len ||
          memcmp(file->at + file->len - kept->len, kept->bytes, kept->len) == 0);
 }
 

@@ -417,6 +417,7 @@ static int inode_stat(const struct inode *inode, struct stat *about) {
     about->st_mode = S_IFREG | S_IRUSR | S_IWUSR;
     about->st_ino = (ino_t)(inode - sys.inodes);
     about->st_size = (off_t)inode->data.len;
+    about->st_nlink = (nlink_t)inode->links;
     return 0;
 }
 
