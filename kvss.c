@@ -3380,11 +3380,10 @@ static const struct extension frames_extension = {
  * its name. While FILE has lost its name, changes get 500. */
 
 enum {
-    FILE_CHECK_MS = 1000,  /* from one check of FILE to the next */
-    POLL_MS = 10,          /* from one look to the next at what goes on beside the loop */
-    RESERVE = 32,          /* pieces of memory that are set aside, and ... */
-    RESERVE_PIECE = 65536, /* ... bytes of each */
-    PATH_SIZE = 8192,      /* bytes: more than the longest path that a system takes */
+    FILE_CHECK_MS = 1000, /* from one check of FILE to the next */
+    POLL_MS = 10,         /* from one look to the next at what goes on beside the loop */
+    RESERVE = 1 << 21,    /* bytes of memory that are set aside */
+    PATH_SIZE = 8192,     /* bytes: more than the longest path that a system takes */
 };
 
 enum { DATA, FSYNC, REPAIR };
@@ -3408,23 +3407,19 @@ static struct {
     const char *name;          /* of FILE, as the operator has given it; for messages */
     char *path;                /* of FILE, from the root; NULL: there is no log */
     int fd;                    /* FILE, locked */
-    char folder[PATH_SIZE];    /* the path of the folder that FILE is in */
     off_t size;                /* of FILE: whole lines */
     off_t limit;               /* changes wait when FILE would get longer; 0: they do not */
     struct buf lines;          /* to be written */
     bool promised[FD_SETSIZE]; /* by client: a reply promises these lines */
-    bool promises;             /* there are such clients */
     uint64_t check_at;         /* the time of the next check */
     bool changed;              /* lines were written that no check has seen, and no sync */
     enum place place;          /* where FILE was when the server last looked */
-    bool write_failed;         /* the lines could not be written; the next check tries again */
     bool sync_failed;          /* FILE cannot be trusted; a compaction heals that */
-    bool told;                 /* the operator knows that changes get 500 */
+    bool refusing;             /* changes get 500, and the operator knows why */
     bool outdated;             /* FILE lacks something: a compaction is to write it anew */
     bool syncing;              /* FILE is synced beside the loop */
     struct aiocb sync;
-    void *reserve[RESERVE];
-    int reserve_held; /* pieces */
+    void *reserve;
 } logfile;
 
 static const char log_header[] = "# kvss data 1: the changes of a store, as requests\n";
@@ -3440,16 +3435,6 @@ static bool file_lock(int fd) {
     return fcntl(fd, F_SETLK, &lock) == 0;
 }
 
-static bool same_file(const struct stat *a, const struct stat *b) {
-    return a->st_ino == b->st_ino && a->st_dev == b->st_dev;
-}
-
-/* Whether the path leads to the file that is open as fd. */
-static bool file_is_at(const char *path, int fd) {
-    struct stat named, opened;
-    return stat(path, &named) == 0 && fstat(fd, &opened) == 0 && same_file(&named, &opened);
-}
-
 /* Where FILE is now. If lstat() fails for another reason, that tells nothing new. A symbolic link with
  * the name of FILE is something else, wherever it leads, because rename() would replace the link. */
 static enum place file_place(void) {
@@ -3459,7 +3444,8 @@ static enum place file_place(void) {
         return MOVED;
     if (absent || fstat(logfile.fd, &opened) < 0)
         return logfile.place;
-    return same_file(&named, &opened) ? IN_PLACE : TAKEN;
+    bool same = named.st_ino == opened.st_ino && named.st_dev == opened.st_dev;
+    return same ? IN_PLACE : TAKEN;
 }
 
 /* Writes all of the data, from the offset `at` on. False: errno says why, and a part may be written. */
@@ -3498,22 +3484,13 @@ static void log_line(struct buf *lines, const char *verb, struct str key, struct
     buf_append(lines, STR("\n"));
 }
 
-/* Whether the next start will find what is written now. */
-static bool log_is_well(void) {
-    return !logfile.write_failed && !logfile.sync_failed && logfile.place == IN_PLACE;
-}
-
 /* A server whose memory is full must be able to start again. But the same entries do not always fit
  * into the same memory: it depends on the order in which they come. So the server sets some memory
  * aside before it adds anything. While there is no such memory, nothing is added. */
 static bool log_has_reserve(void) {
-    while (logfile.reserve_held < RESERVE) {
-        void *piece = malloc(RESERVE_PIECE);
-        if (!piece)
-            return false;
-        logfile.reserve[logfile.reserve_held++] = piece;
-    }
-    return true;
+    if (!logfile.reserve)
+        logfile.reserve = malloc(RESERVE);
+    return logfile.reserve != NULL;
 }
 
 static bool log_has(const struct request *r) {
@@ -3526,7 +3503,7 @@ static enum status log_allow(struct request *r) {
     off_t next = logfile.size + (off_t)logfile.lines.len + REQUEST_MAX;
     if (!log_has(r) || r->status != OK)
         return OK;
-    if (!log_is_well() || !buf_reserve(&logfile.lines, REQUEST_MAX))
+    if (logfile.refusing || !buf_reserve(&logfile.lines, REQUEST_MAX))
         return SERVER_ERROR;
     if (r->command->flags & ADDS && !log_has_reserve())
         return SERVER_ERROR;
@@ -3546,30 +3523,30 @@ static void log_answered(const struct request *r) {
         return;
     }
     log_line(&logfile.lines, r->command->verb, r->key, r->value);
-    if (!r->client)
-        return;
-    logfile.promised[client_fd(r->client)] = true;
-    logfile.promises = true;
+    if (r->client)
+        logfile.promised[client_fd(r->client)] = true;
 }
 
-static void log_closed(struct client *c) {
-    logfile.promised[client_fd(c)] = false;
+/* FILE is in trouble. The operator is told of the first trouble only. */
+static void log_fail(int error) {
+    if (!logfile.refusing)
+        report("error", logfile.name, str_of(strerror(error)));
+    logfile.refusing = true;
 }
 
-/* Notes that something is wrong with FILE. The operator is told of the first trouble only. */
-static void log_fail(bool *trouble, int error) {
-    char text[128];
-    snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
-    if (log_is_well())
-        report("error", logfile.name, str_of(text));
-    *trouble = true;
+static void log_fail_sync(int error) {
+    logfile.sync_failed = true;
+    log_fail(error);
 }
 
 /* The name of a file is safe on the disk only after the folder of the file is synced. Some systems
  * cannot sync a folder, and say EINVAL. The folder is opened by its path each time: somebody may have
  * moved the old folder away, and made a new one. False: errno says why. */
 static bool folder_sync(void) {
-    int fd = open(logfile.folder, O_RDONLY);
+    char folder[PATH_SIZE];
+    snprintf(folder, sizeof folder, "%s", logfile.path);
+    strrchr(folder, '/')[1] = '\0';
+    int fd = open(folder, O_RDONLY);
     if (fd < 0)
         return false;
     bool synced = fsync(fd) == 0 || errno == EINVAL;
@@ -3580,16 +3557,18 @@ static bool folder_sync(void) {
 /* Looks where FILE is, and tells the operator if FILE is not in its place any more. FILE is back only
  * when its name is on the disk. */
 static void log_look(void) {
+    static const char *const troubles[] = {
+        [MOVED] = "is gone; changes get 500 until it is back, or COMPACT writes it anew",
+        [TAKEN] = "is another file now; changes get 500 until the right one is back",
+    };
     enum place place = file_place();
     if (place == logfile.place || (place == IN_PLACE && !folder_sync()))
         return;
     logfile.place = place;
-    if (place == MOVED)
-        report("error", logfile.name,
-               STR("is gone; changes get 500 until it is back, or COMPACT writes it anew"));
-    if (place == TAKEN)
-        report("error", logfile.name,
-               STR("is another file now; changes get 500 until the right one is back"));
+    if (place == IN_PLACE)
+        return;
+    report("error", logfile.name, str_of(troubles[place]));
+    logfile.refusing = true;
 }
 
 static void compact_keep(struct str lines); /* see Compaction */
@@ -3599,7 +3578,7 @@ static void compact_keep(struct str lines); /* see Compaction */
 static void log_write(void) {
     struct str lines = buf_str(&logfile.lines);
     if (!write_at(logfile.fd, lines, logfile.size)) {
-        log_fail(&logfile.write_failed, errno);
+        log_fail(errno);
         int cut = ftruncate(logfile.fd, logfile.size);
         (void)cut;
         return;
@@ -3608,26 +3587,21 @@ static void log_write(void) {
     logfile.size += (off_t)lines.len;
     logfile.lines.len = 0;
     logfile.changed = true;
-    logfile.write_failed = false;
     if (fsync_is("always") && fsync(logfile.fd) < 0)
-        log_fail(&logfile.sync_failed, errno);
+        log_fail_sync(errno);
 }
 
-/* Ends a commit. If the log is well, the promises of this turn are kept. If not, the connections that
- * have such promises end without the replies. */
+/* Ends a commit. If the next start will find all that was written, the promises of this turn are kept. If
+ * not, the connections that have such promises end without the replies. */
 static void log_settle(void) {
-    bool well = log_is_well();
-    if (well && logfile.told)
+    bool well = !logfile.lines.len && !logfile.sync_failed && logfile.place == IN_PLACE;
+    if (well && logfile.refusing)
         report("recover", logfile.name, STR("changes are made again"));
-    logfile.told = !well;
-    if (!logfile.promises)
-        return;
-    logfile.promises = false;
-    for (int fd = 0; fd <= server.fd_highest; fd++) {
-        if (logfile.promised[fd] && !well)
+    logfile.refusing = !well;
+    for (int fd = 0; !well && fd <= server.fd_highest; fd++)
+        if (logfile.promised[fd] && clients[fd].phase != CLOSED)
             client_cut(&clients[fd]);
-        logfile.promised[fd] = false;
-    }
+    memset(logfile.promised, 0, sizeof logfile.promised);
 }
 
 /* Starts to sync FILE beside the loop, in a thread that the C library has for it. If there can be no
@@ -3640,7 +3614,7 @@ static void sync_begin(void) {
         (struct aiocb){.aio_fildes = logfile.fd, .aio_sigevent.sigev_notify = SIGEV_NONE};
     logfile.syncing = aio_fsync(O_SYNC, &logfile.sync) == 0;
     if (!logfile.syncing && fsync(logfile.fd) < 0)
-        log_fail(&logfile.sync_failed, errno);
+        log_fail_sync(errno);
 }
 
 /* Looks whether the sync is done. */
@@ -3650,7 +3624,7 @@ static void sync_poll(void) {
         return;
     logfile.syncing = false;
     if (aio_return(&logfile.sync) < 0)
-        log_fail(&logfile.sync_failed, error);
+        log_fail_sync(error);
 }
 
 /* Writes the lines of this turn. Once a second there is a check, too: the server looks where FILE is,
@@ -3666,7 +3640,7 @@ static void log_commit(void) {
         if (logfile.changed && !logfile.syncing)
             sync_begin();
     }
-    if (logfile.lines.len && (check || !logfile.write_failed))
+    if (logfile.lines.len && (check || !logfile.refusing))
         log_write();
     log_settle();
 }
@@ -3674,7 +3648,7 @@ static void log_commit(void) {
 static uint64_t log_wake_at(void) {
     if (logfile.syncing)
         return server.now + POLL_MS;
-    if (logfile.changed || !log_is_well())
+    if (logfile.changed || logfile.refusing)
         return logfile.check_at;
     return NEVER;
 }
@@ -3688,13 +3662,13 @@ static bool log_stop(void) {
     if (logfile.lines.len)
         log_write();
     if (fsync_is("everysec") && fsync(logfile.fd) < 0)
-        log_fail(&logfile.sync_failed, errno);
-    return log_is_well();
+        log_fail_sync(errno);
+    log_settle();
+    return !logfile.refusing;
 }
 
 static const struct extension log_extension = {
     .options = log_options,
-    .closed = log_closed,
     .allow = log_allow,
     .answered = log_answered,
     .commit = log_commit,
@@ -3940,7 +3914,7 @@ static bool compact_end(void) {
     if (folder_sync())
         logfile.sync_failed = false;
     else
-        log_fail(&logfile.sync_failed, errno);
+        log_fail_sync(errno);
     return true;
 }
 
@@ -4122,18 +4096,16 @@ static void replay_open(const char *path) {
     bool locked = file_lock(logfile.fd);
     if (!locked && errno != EACCES && errno != EAGAIN)
         replay_die(path);
-    /* If the path leads to another file now, another server has just put it there. */
-    if (!locked || !file_is_at(path, logfile.fd))
-        DIE(EXIT_FAILURE, "%s is in use by another kvss", path);
     logfile.path = realpath(path, NULL);
     if (!logfile.path)
         replay_die(path);
+    /* If the path leads to another file now, another server has just put it there. */
+    if (!locked || file_place() != IN_PLACE)
+        DIE(EXIT_FAILURE, "%s is in use by another kvss", path);
     replay.total = about.st_size;
     snprintf(compaction.path, PATH_SIZE, "%s.kvss-new", logfile.path);
-    snprintf(logfile.folder, PATH_SIZE, "%s", logfile.path);
-    strrchr(logfile.folder, '/')[1] = '\0';
     if (!folder_sync())
-        replay_die(logfile.folder);
+        replay_die(path);
 }
 
 /* A new FILE gets its header, and so does a FILE whose header is torn. */

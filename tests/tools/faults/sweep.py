@@ -419,12 +419,12 @@ class Run:
         expect(turns <= TURNS, f'it spins: {turns} turns')
 
     def check_told(self, always):
-        """The disk was at fault: the log says so, and if it says that changes get 500, some did, or
+        """The disk was at fault: the log says so, and if it names FILE, some changes got 500, or
         a connection has ended without its replies. (If not always, a sync may have failed too late
         for that.)"""
         said = self.server.said()
         expect(' error ' in said, 'the log does not tell of it')
-        broken = 'from now on changes get 500' in said
+        broken = f' error {self.data} ' in said
         felt = bool(self.excused & {'500', 'lost'})
         expect(not always or broken == felt, 'promises and the log differ')
 

@@ -119,12 +119,12 @@ static void check_slow(void) {
 /* FILE has what was written and no more. What is kept of it for a compaction is its end. */
 static void check_log(bool rested) {
     const struct buf *kept = &compaction.kept;
-    MUST(!logfile.promises && !memchr(logfile.promised, true, FDS));
+    MUST(!memchr(logfile.promised, true, FDS));
     if (!logfile.path)
         return;
     const struct bytes *file = &fd_inode(logfile.fd)->data;
     MUST(file->len == (size_t)logfile.size);
-    MUST(!rested || logfile.write_failed || !logfile.lines.len);
+    MUST(!rested || logfile.refusing || !logfile.lines.len);
     MUST(compaction.phase != RESTING ||
          (!kept->bytes && compaction.child < 0 && compaction.fd < 0));
     MUST(kept->len <= kept->size && kept->len <= file->len);
@@ -208,8 +208,7 @@ static void process_begin(void) {
 
 /* After main() has ended: all memory and all descriptors are free. */
 static void process_end(struct stored *kept) {
-    while (logfile.reserve_held > 0)
-        sys_free(logfile.reserve[--logfile.reserve_held]);
+    sys_free(logfile.reserve);
     while (roles.retired)
         roles_turn();
     while (expiry.len && expiry.heap[0].at <= server.now)
