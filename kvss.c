@@ -3452,10 +3452,8 @@ static enum place file_place(void) {
 static bool write_at(int fd, struct str data, off_t at) {
     while (data.len > 0) {
         ssize_t n = pwrite(fd, data.bytes, data.len, at);
-        if (n < 0 && errno != EINTR)
-            return false;
         if (n < 0)
-            continue;
+            return false;
         data = str_from(data, (size_t)n);
         at += n;
     }
@@ -3707,8 +3705,8 @@ enum {
     COMPACT_LEAST = 1 << 24, /* bytes: a store that needs less counts as one that needs this */
     COMPACT_FULL = 8,        /* times what the store needs: FILE is full, and changes wait */
     KEPT_MAX = 1 << 27,      /* bytes of changes that are kept for the end */
-    CLOCK_LOOK_MS = 1000,    /* from one look at the machine's clock to the next */
-    CLOCK_SET_MS = 1000,     /* the clock was set by so much or more; less does not matter */
+    CLOCK_MS = 1000,         /* from one look at the machine's clock to the next; it was set if it
+                              * has moved by so much */
 };
 
 static struct {
@@ -3806,8 +3804,7 @@ static void compact_child(int server_end) {
  * compaction, that one comes after the rest. The operator is told of the first failure, and when
  * somebody has asked. If FILE is not trusted, the operator knows already. */
 static void compact_over(const char *why) {
-    bool tell = compaction.asked || !compaction.failed;
-    if (why && tell && !logfile.sync_failed)
+    if (why && !logfile.sync_failed && (compaction.asked || !compaction.failed))
         report("error", "compaction", str_of(why));
     if (why)
         logfile.outdated = true;
@@ -3892,8 +3889,6 @@ static void compact_keep(struct str lines) {
 /* FILE.kvss-new is synced. It gets the lines that have come meanwhile, and becomes FILE. False: errno says
  * why not. */
 static bool compact_end(void) {
-    char text[64];
-    long long before = logfile.size;
     off_t size = file_append(compaction.fd, &compaction.kept);
     if (size < 0 || (fsync_is("always") && fsync(compaction.fd) < 0))
         return false;
@@ -3909,8 +3904,7 @@ static bool compact_end(void) {
     logfile.changed = true; /* the last lines are to be synced now */
     logfile.check_at = server.now;
     compact_over(NULL);
-    snprintf(text, sizeof text, "%lld bytes, now %lld", before, (long long)size);
-    report("compact", logfile.name, str_of(text));
+    report("compact", logfile.name, STR("is written anew"));
     if (folder_sync())
         logfile.sync_failed = false;
     else
@@ -3945,18 +3939,14 @@ static void compact_poll(void) {
 /* In FILE a deadline is a time of day, in memory it is a time of the monotonic clock. When somebody
  * sets the clock of the machine, the deadlines in FILE are wrong, until FILE is written anew. */
 static void compact_check_clock(void) {
-    char text[128];
     int64_t offset = clock_offset();
-    int64_t moved = offset - compaction.offset;
-    if (llabs(moved) < CLOCK_SET_MS)
+    if (llabs(offset - compaction.offset) < CLOCK_MS)
         return;
     compaction.offset = offset;
     if (!expiry.len)
         return;
     logfile.outdated = true;
-    snprintf(text, sizeof text, "was set by %lld s; FILE gets its deadlines anew",
-             (long long)moved / 1000);
-    report("clock", "", str_of(text));
+    report("clock", "", STR("was set; FILE gets its deadlines anew"));
 }
 
 /* Without a limit, a client that changes one key again and again would fill the disk faster than
@@ -3980,7 +3970,7 @@ static void compact_turn(void) {
 static uint64_t compact_wake_at(void) {
     uint64_t at = compact_next();
     if (logfile.path && expiry.len)
-        at = earlier(at, server.now + CLOCK_LOOK_MS);
+        at = earlier(at, server.now + CLOCK_MS);
     return at;
 }
 
@@ -4005,13 +3995,12 @@ static enum status command_compact(struct request *r) {
     return ACCEPTED;
 }
 
-static struct command compact_commands[] = {
-    {"COMPACT", "COMPACT", 0, 0, command_compact, 0, 0},
-    {0},
-};
-
 static const struct extension compaction_extension = {
-    .commands = compact_commands,
+    .commands =
+        (struct command[]){
+            {"COMPACT", "COMPACT", 0, 0, command_compact, 0, 0},
+            {0},
+        },
     .wake_at = compact_wake_at,
     .turn = compact_turn,
     .stop = compact_stop,
@@ -4108,14 +4097,14 @@ static void replay_open(const char *path) {
         replay_die(path);
 }
 
-/* A new FILE gets its header, and so does a FILE whose header is torn. */
+/* FILE gets the header that it has. It may be torn, and a new FILE has none. */
 static void replay_header(void) {
     struct str header = str_of(log_header);
     if (!file_has_header(logfile.fd))
         DIE(EXIT_FAILURE, "%s, line 1: a data file of kvss begins with '%.*s'", logfile.name,
             (int)header.len - 1, header.bytes);
     logfile.size = (off_t)header.len;
-    if (replay.total < logfile.size && !write_at(logfile.fd, header, 0))
+    if (!write_at(logfile.fd, header, 0))
         replay_die(logfile.name);
 }
 
@@ -4179,28 +4168,12 @@ static void replay_repair(void) {
     logfile.outdated = true;
 }
 
-/* For people: 1,000,000. */
-static void print_number(unsigned long long n) {
-    if (n < 1000) {
-        fprintf(stderr, "%llu", n);
-        return;
-    }
-    print_number(n / 1000);
-    fprintf(stderr, ",%03llu", n % 1000);
-}
-
-static void print_lines(unsigned long long lines, const char *kind) {
-    print_number(lines);
-    fprintf(stderr, " %sline%s", kind, lines == 1 ? "" : "s");
-}
-
 static void replay_report(double seconds) {
-    fprintf(stderr, "kvss: replayed ");
-    print_lines(replay.run, "");
+    const char *s = replay.run == 1 ? "" : "s";
+    fprintf(stderr, "kvss: replayed %llu line%s", replay.run, s);
     if (replay.bad && log_options[REPAIR].value) {
-        fprintf(stderr, ", ");
-        print_lines(replay.bad, "bad ");
-        fprintf(stderr, " moved to %s.bad,", logfile.path);
+        s = replay.bad == 1 ? "" : "s";
+        fprintf(stderr, ", %llu bad line%s moved to %s.bad,", replay.bad, s, logfile.path);
     } else if (replay.bad) {
         fprintf(stderr, ", 1 torn line dropped,");
     }
@@ -4236,10 +4209,9 @@ static void replay_end(void) {
         replay_put_aside(torn);
     if (replay.bad && log_options[REPAIR].value)
         replay_repair();
-    if (torn.len > 0 && ftruncate(logfile.fd, logfile.size) < 0)
+    /* What kill -9 left unsynced is promised, too. */
+    if (ftruncate(logfile.fd, logfile.size) < 0 || fsync(logfile.fd) < 0)
         replay_die(logfile.name);
-    if (!fsync_is("no") && fsync(logfile.fd) < 0)
-        replay_die(logfile.name); /* what kill -9 left unsynced */
     if (!replay_clear())
         replay_die(compaction.path);
     free(replay.in.bytes);
