@@ -3428,8 +3428,7 @@ static bool fsync_is(const char *when) {
     return strcmp(log_options[FSYNC].text, when) == 0;
 }
 
-/* The lock ends when the server ends. It also ends when the server closes any
- * descriptor of the file. */
+/* The lock ends when the server ends, or closes any descriptor of the file. */
 static bool file_lock(int fd) {
     struct flock lock = {.l_type = F_WRLCK};
     return fcntl(fd, F_SETLK, &lock) == 0;
@@ -3511,8 +3510,7 @@ static enum status log_allow(struct request *r) {
     return WAIT;
 }
 
-/* A change that was made is to be written. If nobody has asked for it, there may be no room; then FILE
- * still has a key that is gone, until it is written anew. */
+/* A change that was made is to be written. There may be no room for a DEL that no client has sent. */
 static void log_answered(const struct request *r) {
     if (!r->command || !log_has(r) || !status_is_success(r->status))
         return;
@@ -3781,11 +3779,10 @@ static bool copy_write(void) {
     return file_append(compaction.fd, &lines) >= 0 && fsync(compaction.fd) == 0;
 }
 
-/* All that the child does. It sends the server an errno, or 0 if all went well. Whenever the server sends
- * a byte, the child syncs FILE.kvss-new, and sends an errno again. It ends when the server has closed its
- * end, and so the old FILE as well. For whoever closes a long file last waits until the blocks of the
- * file are freed: 20 ms for 60 MB. The child has the descriptors of all connections, too. It closes them
- * at once. Otherwise a connection would not end when the server closes it. */
+/* All that the child does. It sends an errno, or 0, when the store is written, and after each sync that the
+ * server asks for with a byte. It ends after the server has closed its end and the old FILE: the last
+ * one to close a long file waits until its blocks are freed, 20 ms for 60 MB. The child closes its
+ * copies of all connections at once. Otherwise a connection would not end when the server closes it. */
 static void compact_child(int server_end) {
     char byte;
     int niceness = nice(COMPACT_NICE);
@@ -3800,9 +3797,8 @@ static void compact_child(int server_end) {
     _exit(0);
 }
 
-/* The compaction is over: it failed, and `why` says why, or `why` is NULL. Whatever asks for the next
- * compaction, that one comes after the rest. The operator is told of the first failure, and when
- * somebody has asked. If FILE is not trusted, the operator knows already. */
+/* The compaction is over: it failed, and `why` says why, or `why` is NULL. The operator is told of the
+ * first failure, and when somebody has asked; but not if FILE is not trusted, which is told already. */
 static void compact_over(const char *why) {
     if (why && !logfile.sync_failed && (compaction.asked || !compaction.failed))
         report("error", "compaction", str_of(why));
@@ -3875,8 +3871,7 @@ static void compact_begin(void) {
         compact_over(why);
 }
 
-/* Lines were written to FILE. The child does not have them in its memory, so they are kept for the
- * end. */
+/* Lines were written to FILE. The child does not have them in its memory. */
 static void compact_keep(struct str lines) {
     if (compaction.phase == RESTING)
         return;
@@ -3886,11 +3881,18 @@ static void compact_keep(struct str lines) {
         buf_append(&compaction.kept, lines);
 }
 
-/* FILE.kvss-new is synced. It gets the lines that have come meanwhile, and becomes FILE. False: errno says
- * why not. */
-static bool compact_end(void) {
+/* The child is done with what it does in this phase, and FILE.kvss-new gets the lines that have come
+ * meanwhile. After WRITING, the child is asked to sync them. After SYNCING, FILE.kvss-new becomes FILE.
+ * False: errno says why not. */
+static bool compact_step(void) {
     off_t size = file_append(compaction.fd, &compaction.kept);
-    if (size < 0 || (fsync_is("always") && fsync(compaction.fd) < 0))
+    if (size < 0)
+        return false;
+    if (compaction.phase == WRITING) {
+        compaction.phase = SYNCING;
+        return write(compaction.child, "", 1) == 1;
+    }
+    if (fsync_is("always") && fsync(compaction.fd) < 0)
         return false;
     log_look();
     errno = ENOENT;
@@ -3912,15 +3914,7 @@ static bool compact_end(void) {
     return true;
 }
 
-/* The store is written. FILE.kvss-new gets the lines that have come meanwhile, and the child syncs them.
- * False: errno says why not. */
-static bool compact_sync(void) {
-    compaction.phase = SYNCING;
-    return file_append(compaction.fd, &compaction.kept) >= 0 && write(compaction.child, "", 1) == 1;
-}
-
-/* Looks whether the child is done with what it does in this phase. If FILE is outdated by now,
- * FILE.kvss-new would be, too, so it is given up. */
+/* Looks whether the child is done. If FILE is outdated by now, FILE.kvss-new is, too, and is given up. */
 static void compact_poll(void) {
     int error;
     ssize_t n = read(compaction.child, &error, sizeof error);
@@ -3932,7 +3926,7 @@ static void compact_poll(void) {
         compact_over(strerror(error));
     else if (logfile.outdated)
         compact_over("too much has changed meanwhile");
-    else if (!(compaction.phase == WRITING ? compact_sync() : compact_end()))
+    else if (!compact_step())
         compact_over(strerror(errno));
 }
 
