@@ -1884,44 +1884,45 @@ static const struct extension speed_extension = {
  *
  * Two requests take milliseconds: AUTH, because a hash of a password is slow by design, and LIST,
  * because there may be ten thousand names. While one of them runs, the loop serves nobody else. So such
- * a request waits until its client is chosen. One client is chosen at the end of each turn that has
- * served all clients, and its request runs in the next turn that serves it:
+ * a request waits. Each turn that serves all clients ends with slow requests, for BUDGET_MS:
  *
  *     command:  if (!slow_is_chosen(c, SLOW_LIST)) return WAIT;      ... later it runs again, chosen
  *
- * Of the clients that wait, the server chooses the one whose last slow request is the longest ago. So a
- * client that sends many slow requests waits behind every client that sends one. */
+ * AUTH comes first: there is one in 40 ms at most. Then the client comes that has had the fewest lists,
+ * and of these the one whose last slow request is the longest ago. So a client that sends many slow
+ * requests waits behind every client that sends one, even if there are 950 of the first kind. */
+
+enum { BUDGET_MS = 2 }; /* the last request may go over it */
 
 enum slow { NOT_SLOW, SLOW_AUTH, SLOW_LIST, SLOW_KINDS };
 
 static struct {
     uint64_t runs;                 /* slow requests and arrivals so far */
-    uint64_t next_at[SLOW_KINDS];  /* by kind of request: no client is chosen before this time */
-    uint64_t wake_at;              /* when a client can be chosen, or the chosen one can run */
-    struct client *chosen;         /* the client whose slow request may run, or NULL */
+    uint64_t next_at[SLOW_KINDS];  /* by kind of request: none runs before this time */
+    uint64_t wake_at;              /* when the next one can run */
+    struct client *chosen;         /* the client whose slow request runs now, or NULL */
     enum slow waits[FD_SETSIZE];   /* by client: what it waits for */
+    uint64_t lists[FD_SETSIZE];    /* by client: how many LISTs it has had */
     uint64_t last_run[FD_SETSIZE]; /* by client: the number of its last slow request or arrival */
 } slow = {.wake_at = UINT64_MAX};  /* NEVER */
 
 /* The number of a newcomer is the highest. Otherwise a client that connects again and again would
- * always be the first. */
+ * always be the first to guess a password. */
 static bool slow_opened(struct client *c) {
+    slow.lists[client_fd(c)] = 0;
     slow.last_run[client_fd(c)] = ++slow.runs;
     return true;
 }
 
 static void slow_leave(struct client *c) {
     slow.waits[client_fd(c)] = NOT_SLOW;
-    if (slow.chosen == c)
-        slow.chosen = NULL;
 }
 
-/* Whether the slow request of the client may run now. If not, the client waits. */
+/* Whether the slow request of the client, or a step of it, may run now. If not, the client waits. */
 static bool slow_is_chosen(struct client *c, enum slow kind) {
-    bool chosen = slow.chosen == c;
     slow_leave(c);
-    if (chosen) {
-        slow.last_run[client_fd(c)] = ++slow.runs;
+    if (slow.chosen == c) {
+        slow.chosen = NULL;
         return true;
     }
     slow.waits[client_fd(c)] = kind;
@@ -1930,28 +1931,55 @@ static bool slow_is_chosen(struct client *c, enum slow kind) {
     return false;
 }
 
-/* Chooses the next client, but none that does not read its replies. The client that was chosen before has
- * run, since this turn has served all clients. */
-static void slow_turn(void) {
-    if (!server.turn_all)
-        return;
-    slow.chosen = NULL;
+/* The slow request of the client is done. */
+static void slow_done(struct client *c, enum slow kind) {
+    slow.last_run[client_fd(c)] = ++slow.runs;
+    if (kind == SLOW_LIST)
+        slow.lists[client_fd(c)]++;
+}
+
+/* Whether client a comes before client b. */
+static bool slow_is_before(int a, int b) {
+    if (slow.waits[a] != slow.waits[b])
+        return slow.waits[a] == SLOW_AUTH;
+    if (slow.lists[a] != slow.lists[b])
+        return slow.lists[a] < slow.lists[b];
+    return slow.last_run[a] < slow.last_run[b];
+}
+
+/* Returns the client that comes next, but none that does not read its replies. NULL: there is none.
+ * slow.wake_at is when there will be one. */
+static struct client *slow_next(void) {
+    int first = -1;
     slow.wake_at = NEVER;
     for (int fd = 0; fd <= server.fd_highest; fd++) {
-        struct client *c = &clients[fd];
         uint64_t at = slow.next_at[slow.waits[fd]];
-        if (!slow.waits[fd] || c->blocked || c->out.len >= OUTPUT_MAX)
+        if (!slow.waits[fd] || clients[fd].blocked || clients[fd].out.len >= OUTPUT_MAX)
             continue;
         slow.wake_at = earlier(slow.wake_at, at);
-        if (server.stopping)
-            c->wait_until = 0; /* the command may have another reply now */
-        if (at > server.now)
-            continue;
-        if (!slow.chosen || slow.last_run[fd] < slow.last_run[client_fd(slow.chosen)])
-            slow.chosen = c;
+        if (at <= server.now && (first < 0 || slow_is_before(fd, first)))
+            first = fd;
     }
-    if (slow.chosen)
-        slow.chosen->wait_until = 0;
+    return first < 0 ? NULL : &clients[first];
+}
+
+/* Runs slow requests. Their replies are sent in the next turn. */
+static void slow_turn(void) {
+    uint64_t end = server.now + BUDGET_MS;
+    struct client *c;
+    if (!server.turn_all)
+        return;
+    for (int fd = 0; server.stopping && fd <= server.fd_highest; fd++)
+        if (slow.waits[fd])
+            clients[fd].wait_until = 0; /* the command may have another reply now */
+    while ((c = slow_next()) != NULL) {
+        slow.chosen = c;
+        c->wait_until = 0;
+        c->wire->run(c);
+        slow.chosen = NULL; /* perhaps the client had another reply */
+        if (clock_ms() >= end)
+            return;
+    }
 }
 
 /* A turn that serves only some of the clients is short in any case. */
@@ -2448,6 +2476,7 @@ static enum status command_auth(struct request *r) {
         return TOO_MANY_REQUESTS;
     }
     slow.next_at[SLOW_AUTH] = server.now + CHECK_MS;
+    slow_done(c, SLOW_AUTH);
     enum status status = manager_check(r->key, r->value);
     if (status == OK) {
         roles.manager[client_fd(c)] = manager_named(roles.managers, r->key);
@@ -3152,6 +3181,7 @@ static enum status command_list(struct request *r) {
         (void)slow_is_chosen(c, SLOW_LIST); /* wait to be chosen once more */
         return WAIT;
     }
+    slow_done(c, SLOW_LIST);
     *list = (struct listing){.begun = false};
     if (c->wire == &lines_wire)
         buf_append(&c->out, STR("\n"));
