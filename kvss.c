@@ -274,12 +274,15 @@ static size_t report_escape(char *line, size_t len, struct str text) {
 
 static unsigned long long reports_dropped; /* since the last one that was written */
 
-/* With --quiet, errors are printed, and an audit: who became a manager, and what managers did. */
+/* With --quiet, errors are printed, and for Part II an audit (who became a manager, and what managers did)
+ * and statistics that somebody has asked for. */
 static void report(const char *what, const char *whom, struct str text) {
     char line[REPORT_MAX + 16]; /* an escaped byte and the end may go past REPORT_MAX */
     struct timespec now;
     struct tm utc;
-    if (options[QUIET].value && strcmp(what, "error") != 0 && strcmp(what, "audit") != 0)
+    bool always =
+        strcmp(what, "error") == 0 || strcmp(what, "audit") == 0 || strcmp(what, "stats") == 0;
+    if (options[QUIET].value && !always)
         return;
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
@@ -442,6 +445,11 @@ static struct str entry_value(const struct entry *e) {
 
 static size_t entry_size(const struct entry *e) {
     return offsetof(struct entry, bytes) + e->key_len + e->value_len;
+}
+
+/* How much memory the store takes, in bytes. An empty store counts as 0. */
+static unsigned long long store_memory(const struct store *st) {
+    return st->bytes + (st->chains_size - CHAINS_MIN) * sizeof *st->chains;
 }
 
 /* A store without keys. False: out of memory. */
@@ -698,7 +706,7 @@ struct request {
 /* Flags of commands. Part I does not use them; they tell extensions what to expect. */
 enum {
     CHANGES = 1,    /* it changes the store */
-    ADDS = 2,       /* it may need memory for that */
+    ADDS = 2,       /* it may need more memory for what the server keeps */
     MANAGEABLE = 4, /* managers may run it on other clients' stores */
     BECOMES = 8,    /* the log has another command in its place: EXPIREAT for EXPIRE */
 };
@@ -746,7 +754,7 @@ static enum status command_quit(struct request *r) {
 }
 
 /* All numbers are kept up to date, so STATS takes the same time for any number of keys. `served` + 1:
- * this STATS counts itself. CHAINS_MIN is subtracted so that an empty store counts as 0 bytes. */
+ * this STATS counts itself. */
 static enum status command_stats(struct request *r) {
     unsigned long long uptime = (server.now - server.started) / 1000;
     const struct store *st = r->store;
@@ -757,8 +765,7 @@ static enum status command_stats(struct request *r) {
     if (r->key.len) {
         p += sprintf(p, " connections=%d refused=%llu", server.clients_len, server.refused);
         p += sprintf(p, " bytes_in=%llu bytes_out=%llu", server.bytes_in, server.bytes_out);
-        p += sprintf(p, " memory=%llu",
-                     st->bytes + (st->chains_size - CHAINS_MIN) * sizeof *st->chains);
+        p += sprintf(p, " memory=%llu", store_memory(st));
         EACH_COMMAND (row)
             p += sprintf(p, " %s=%llu", row->verb, row->count);
     }
@@ -913,6 +920,8 @@ struct extension {
     void (*sent)(struct client *);
     /* Return the time at which you need a turn at the latest, or NEVER. */
     uint64_t (*wake_at)(void);
+    /* Return how many bytes you hold for clients. Chapter Limits asks. */
+    size_t (*memory)(void);
     /* A turn ends. Do a little work, if there is some. */
     void (*turn)(void);
     /* The loop is over. Return false to let the server end with a failure. */
@@ -2205,6 +2214,10 @@ static enum status command_ttl(struct request *r) {
     return OK;
 }
 
+static size_t expiry_memory(void) {
+    return expiry.size * sizeof *expiry.heap;
+}
+
 static const struct extension expiry_extension = {
     .commands =
         (struct command[]){
@@ -2215,6 +2228,7 @@ static const struct extension expiry_extension = {
         },
     .allow = expiry_allow,
     .forget = expiry_forget,
+    .memory = expiry_memory,
     .commit = expiry_commit,
     .wake_at = expiry_wake_at,
 };
@@ -2549,6 +2563,14 @@ static void roles_parsed(struct request *batch, size_t n) {
         batch[i].secret = roles.managers || (batch[i].command && batch[i].command->flags & SECRET);
 }
 
+/* Of the stores whose clients have left. */
+static size_t roles_memory(void) {
+    size_t sum = 0;
+    for (const struct retired *own = roles.retired; own; own = own->next)
+        sum += store_memory(&own->store);
+    return sum;
+}
+
 static const struct extension roles_extension = {
     .commands =
         (struct command[]){
@@ -2564,6 +2586,7 @@ static const struct extension roles_extension = {
     .parsed = roles_parsed,
     .allow = roles_allow,
     .wake_at = roles_wake_at,
+    .memory = roles_memory,
     .turn = roles_turn,
 };
 
@@ -2957,6 +2980,7 @@ struct listing {
 static struct {
     struct mailbox *all[MAILBOXES_MAX]; /* sorted by name */
     size_t len;
+    size_t memory;                  /* bytes of all mailboxes and messages */
     bool late;                      /* a message is for a holder that this turn may not serve */
     struct mailbox *of[FD_SETSIZE]; /* by client: the mailbox that it holds, or NULL */
     struct listing lists[FD_SETSIZE];
@@ -2994,6 +3018,7 @@ static void mailbox_pop(struct mailbox *box) {
     box->first = m->next;
     box->messages--;
     box->bytes -= m->len - strlen(box->name) - 1;
+    mailboxes.memory -= sizeof *m + m->len;
     free(m);
 }
 
@@ -3063,6 +3088,7 @@ static enum status command_create(struct request *r) {
     memmove(slot + 1, slot, (mailboxes.len - place) * sizeof box);
     *slot = box;
     mailboxes.len++;
+    mailboxes.memory += sizeof *box + r->key.len + 1;
     return CREATED;
 }
 
@@ -3074,6 +3100,7 @@ static enum status command_delete(struct request *r) {
     mailbox_leave(box);
     while (box->first)
         mailbox_pop(box);
+    mailboxes.memory -= sizeof *box + strlen(box->name) + 1;
     free(box);
     mailboxes.len--;
     struct mailbox **slot = &mailboxes.all[place];
@@ -3101,6 +3128,7 @@ static enum status command_send(struct request *r) {
     box->last = m;
     box->messages++;
     box->bytes += r->value.len;
+    mailboxes.memory += sizeof *m + len;
     const struct client *c = box->holder;
     if (!c || c->blocked || (c->pending && c != r->client))
         return ACCEPTED;
@@ -3196,16 +3224,21 @@ static uint64_t mailboxes_wake_at(void) {
     return server.now;
 }
 
+static size_t mailboxes_memory(void) {
+    return mailboxes.memory;
+}
+
 static const struct extension mailboxes_extension = {
     .commands =
         (struct command[]){
-            {"CREATE", "CREATE user", 1, 1, command_create, MAILBOX, 0},
+            {"CREATE", "CREATE user", 1, 1, command_create, MAILBOX | ADDS, 0},
             {"DELETE", "DELETE user", 1, 1, command_delete, MAILBOX, 0},
             {"LIST", "LIST [pattern]", 0, 1, command_list, MAILBOX, 0},
-            {"SEND", "SEND user text", 2, 2, command_send, MAILBOX, 0},
+            {"SEND", "SEND user text", 2, 2, command_send, MAILBOX | ADDS, 0},
             {"CONNECT", "CONNECT user", 1, 1, command_connect, MAILBOX, 0},
             {0},
         },
+    .memory = mailboxes_memory,
     .closed = mailboxes_leaving,
     .leaving = mailboxes_leaving,
     .feed = mailboxes_feed,
@@ -4321,20 +4354,39 @@ static const struct extension statistics_extension = {
  *
  * Browsers: see line_is_http(). The connection of such a line ends.
  *
- * Memory: the table of the store grows with its keys. When most of them are gone, the table shrinks.
- * Without that, a store that had ten million keys once would keep 160 MB for ever. */
+ * Memory: with --max-memory, what would need more gets 507. Memory is counted anew at the end of each turn.
+ * Within a turn, each request that may need memory is added.
+ *
+ * The table of the store grows with its keys. When most of them are gone, the table shrinks.
+ * Without that, a store that had ten million keys once would keep 160 MB for ever.
+ *
+ * SIGUSR1: the server prints what STATS all would reply. */
 
 enum {
     OWN_DESCRIPTORS = 8, /* kept free of clients: a 503 takes one, a compaction 3 */
     SHRINK_MAX = 64,     /* chains that one turn removes */
 };
 
-static struct { int clients_end; /* clients have descriptors below this */ } limits = {FD_SETSIZE};
+enum { MAX_MEMORY };
+
+static struct option limits_options[] = {
+    [MAX_MEMORY] = {'B', "max-memory", "BYTES", 0, 0, 0, NULL,
+                    "hold no more; K, M or G may follow"},
+    {0},
+};
+
+static struct {
+    int clients_end;                        /* clients have descriptors below this */
+    unsigned long long memory_max;          /* 0: no limit */
+    unsigned long long memory;              /* what the server holds for clients */
+    enum status (*stats)(struct request *); /* the command STATS without this chapter */
+    volatile sig_atomic_t asked;            /* SIGUSR1 has come */
+} limits = {.clients_end = FD_SETSIZE};
 
 /* Raises the system's limit of open files to what select() can use and OWN_DESCRIPTORS more, or as far
  * as it goes. A new descriptor is the lowest that is free (POSIX, 2.14), so the highest ones are always
  * there for the server itself. */
-static void limits_start(void) {
+static void limits_files(void) {
     struct rlimit limit;
     rlim_t wanted = FD_SETSIZE + OWN_DESCRIPTORS;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
@@ -4356,6 +4408,93 @@ static void limits_start(void) {
         DIE(EXIT_FAILURE, "ulimit -n %d leaves no room for a client", (int)files);
     if (room < options[CLIENTS].value)
         fprintf(stderr, "kvss: ulimit -n %d leaves room for %d clients\n", (int)files, room);
+}
+
+/* Returns the number of bytes that the text means: 64K, 100M, 2G. 0: it means none. */
+static uint64_t bytes_read(const char *text) {
+    char *end;
+    int shift = 0;
+    errno = 0;
+    uint64_t n = strtoull(text, &end, 10);
+    if (*end == 'K')
+        shift = 10;
+    if (*end == 'M')
+        shift = 20;
+    if (*end == 'G')
+        shift = 30;
+    if (shift)
+        end++;
+    if (errno || strspn(text, "0123456789") == 0 || *end || n > UINT64_MAX >> shift)
+        return 0;
+    return n << shift;
+}
+
+/* What the server holds for clients, in bytes: stores, what extensions hold, requests that have arrived,
+ * and replies that wait. */
+static unsigned long long limits_memory(void) {
+    unsigned long long sum = store_memory(&store);
+    for (int fd = 0; fd <= server.fd_highest; fd++) {
+        const struct client *c = &clients[fd];
+        if (c->phase == CLOSED)
+            continue;
+        sum += c->in.len + c->out.len;
+        if (c->store != &store)
+            sum += store_memory(c->store);
+    }
+    EACH_EXTENSION (x, memory)
+        sum += x->memory();
+    return sum;
+}
+
+/* A value may become shorter even if memory is full. So the old entry is subtracted. */
+static enum status limits_allow(struct request *r) {
+    if (!limits.memory_max || !(r->command->flags & ADDS) || r->status != OK)
+        return OK;
+    unsigned long long more = sizeof(struct entry) + 4 * sizeof(struct entry *) + r->line.len;
+    if (limits.memory + more > limits.memory_max) {
+        const struct entry *old = NULL;
+        if (r->command->flags & CHANGES)
+            old = *store_find(r->store, r->hash, r->key);
+        if (!old || old->value_len < r->value.len)
+            return FULL;
+    }
+    limits.memory += more;
+    return OK;
+}
+
+/* STATS all says in the end how much is held, and the limit. */
+static enum status limits_stats(struct request *r) {
+    enum status status = limits.stats(r);
+    if (status == OK && r->key.len)
+        r->data.len += sprintf(server.text + r->data.len, " held=%llu max_memory=%llu",
+                               limits_memory(), limits.memory_max);
+    return status;
+}
+
+static void limits_print(void) {
+    struct client nobody = {.store = &store};
+    struct request r;
+    request_begin(&r, &nobody, STR(""));
+    r.key = STR("all");
+    limits_stats(&r);
+    report("stats", "", r.data);
+}
+
+static void on_usr1(int signal) {
+    (void)signal;
+    limits.asked = 1;
+}
+
+static void limits_start(void) {
+    const char *text = limits_options[MAX_MEMORY].text;
+    struct command *stats = command_named(STR("STATS"));
+    limits.stats = stats->run;
+    stats->run = limits_stats;
+    limits.memory_max = text ? bytes_read(text) : 0;
+    if (text && !limits.memory_max)
+        DIE(EXIT_USAGE, "max-memory: '%s' is not a number of bytes, like 64K, 100M or 2G", text);
+    signal_catch(SIGUSR1, on_usr1);
+    limits_files();
 }
 
 static bool limits_opened(struct client *c) {
@@ -4395,6 +4534,11 @@ static bool limits_has_spare_chains(void) {
 static void limits_turn(void) {
     for (int i = 0; i < SHRINK_MAX && limits_has_spare_chains(); i++)
         store_shrink(&store);
+    if (limits.memory_max)
+        limits.memory = limits_memory();
+    if (limits.asked)
+        limits_print();
+    limits.asked = 0;
 }
 
 static uint64_t limits_wake_at(void) {
@@ -4404,9 +4548,11 @@ static uint64_t limits_wake_at(void) {
 }
 
 static const struct extension limits_extension = {
+    .options = limits_options,
     .start = limits_start,
     .opened = limits_opened,
     .parsed = limits_parsed,
+    .allow = limits_allow,
     .wake_at = limits_wake_at,
     .turn = limits_turn,
 };

@@ -227,3 +227,39 @@ full() {
         stop "$PID"
     done
 }
+
+# bats test_tags=beyond, limits, mailboxes
+@test "--max-memory: what would need more gets 507, all else goes on, and what is freed can be used" {
+    run -2 "$KVSS" --port 0 --max-memory 10X
+    [[ $output == "kvss: max-memory: '10X' is not a number of bytes"* ]]
+    serve --max-memory 1M
+    replies 'KV/1.0 CREATE ann' '201 CREATED'
+    printf -v value '%01000d' 0
+    seq 1 2000 | sed "s/.*/KV\/1.0 PUT key& $value/" | talk >"$BATS_TEST_TMPDIR/put"
+    stored=$(grep -c '^201 CREATED$' "$BATS_TEST_TMPDIR/put")
+    [ "$(grep -c '^507 INSUFFICIENT_STORAGE$' "$BATS_TEST_TMPDIR/put")" = $((2000 - stored)) ]
+    # Nearly all of the megabyte is used, and not more.
+    stat max_memory
+    [ "$STAT" = 1048576 ]
+    stat held
+    [ "$STAT" -gt 900000 ]
+    [ "$STAT" -le 1048576 ]
+    replies "KV/1.0 SEND ann $value" '507 INSUFFICIENT_STORAGE' \
+            "KV/1.0 PUT new $value" '507 INSUFFICIENT_STORAGE' \
+            'KV/1.0 PUT key1 shorter' '200 OK' \
+            'KV/1.0 GET key1' '200 OK shorter' \
+            'KV/1.0 DEL key2' '204 NO_CONTENT' \
+            'KV/1.0 DEL key3' '204 NO_CONTENT'
+    replies "KV/1.0 PUT new $value" '201 CREATED' \
+            "KV/1.0 PUT newer ${value::100}" '201 CREATED'
+}
+
+# bats test_tags=beyond, limits
+@test "SIGUSR1: what STATS all would say is printed, with --quiet, too" {
+    serve --quiet
+    replies 'KV/1.0 PUT a b' '201 CREATED'
+    kill -s USR1 "$PID"
+    wait_until logged ' stats keys=1 '
+    grep -q ' PUT=1 .* max_memory=0$' "$LOG"
+    replies 'KV/1.0 GET a' '200 OK b'
+}
