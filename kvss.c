@@ -2948,10 +2948,17 @@ static bool pattern_matches(struct str text) {
 
 enum {
     MAILBOXES_MAX = 10000,   /* LIST would take too long for more */
+    HOSTS = 65536,           /* counts of mailboxes by the address of the client that made them */
     MESSAGES_MAX = 1000,     /* in a mailbox */
     MAILBOX_BYTES = 1 << 20, /* of text, in a mailbox */
     LIST_STEP = 1000,        /* names that one turn looks at: 1.4 ms for long names */
     LIST_TEXT = 1 + 1009,    /* bytes of a part of a list: a separator, and a whole frame */
+};
+
+static struct option mailboxes_options[] = {
+    {'C', "max-mailboxes-per-client", "N", 1, MAILBOXES_MAX, 5000, NULL,
+     "that an address may have"},
+    {0},
 };
 
 struct message {
@@ -2966,6 +2973,7 @@ struct mailbox {
     int messages;
     size_t bytes;                 /* of the texts of all messages */
     size_t sending;               /* bytes at the end of the output that belong to messages */
+    uint16_t host;                /* where it counts in mailboxes.by_host */
     struct client *holder;        /* the client that has the mailbox, or NULL */
     unsigned long long delivered; /* messages that the kernel has taken for this holder */
     char name[];                  /* ends in a NUL */
@@ -2981,6 +2989,7 @@ static struct {
     struct mailbox *all[MAILBOXES_MAX]; /* sorted by name */
     size_t len;
     size_t memory;                  /* bytes of all mailboxes and messages */
+    int by_host[HOSTS];             /* mailboxes that clients of an address have made */
     bool late;                      /* a message is for a holder that this turn may not serve */
     struct mailbox *of[FD_SETSIZE]; /* by client: the mailbox that it holds, or NULL */
     struct listing lists[FD_SETSIZE];
@@ -3072,12 +3081,19 @@ static void mailboxes_sent(struct client *c) {
     }
 }
 
+/* A client can connect many times, so its address counts, without the port. Two addresses may share a
+ * count, if their hashes are alike. */
+static uint16_t client_host(const struct client *c) {
+    return hash_key((struct str){c->name, strrchr(c->name, ':') - c->name}) % HOSTS;
+}
+
 static enum status command_create(struct request *r) {
     if (mailbox_find(r))
         return CONFLICT;
     if (r->status == BAD_REQUEST)
         return BAD_REQUEST;
-    if (mailboxes.len == MAILBOXES_MAX)
+    uint16_t host = client_host(r->client);
+    if (mailboxes.len == MAILBOXES_MAX || mailboxes.by_host[host] >= mailboxes_options[0].value)
         return FULL;
     struct mailbox *box = calloc(1, sizeof *box + r->key.len + 1);
     if (!box)
@@ -3087,6 +3103,8 @@ static enum status command_create(struct request *r) {
     struct mailbox **slot = &mailboxes.all[place];
     memmove(slot + 1, slot, (mailboxes.len - place) * sizeof box);
     *slot = box;
+    box->host = host;
+    mailboxes.by_host[host]++;
     mailboxes.len++;
     mailboxes.memory += sizeof *box + r->key.len + 1;
     return CREATED;
@@ -3101,6 +3119,7 @@ static enum status command_delete(struct request *r) {
     while (box->first)
         mailbox_pop(box);
     mailboxes.memory -= sizeof *box + strlen(box->name) + 1;
+    mailboxes.by_host[box->host]--;
     free(box);
     mailboxes.len--;
     struct mailbox **slot = &mailboxes.all[place];
@@ -3238,6 +3257,7 @@ static const struct extension mailboxes_extension = {
             {"CONNECT", "CONNECT user", 1, 1, command_connect, MAILBOX, 0},
             {0},
         },
+    .options = mailboxes_options,
     .memory = mailboxes_memory,
     .closed = mailboxes_leaving,
     .leaving = mailboxes_leaving,

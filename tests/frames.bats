@@ -89,7 +89,7 @@ exchange() {
 }
 
 @test "a mailbox that is full is notok, and so are too many users" {
-    serve_frames --quiet
+    serve_frames --quiet --max-mailboxes-per-client 10000
     ask 'KV/1.0 CREATE bob'
     seq 1 1000 | sed 's/^/KV\/1.0 SEND bob /' | talk >/dev/null
     connect one "$FRAMES"

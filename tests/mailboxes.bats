@@ -357,8 +357,21 @@ costs() {
     says other 'KV/1.0 LIST';   hears other '200 OK'
 }
 
+@test "--max-mailboxes-per-client: an address may have no more, and another address still may" {
+    serve --max-mailboxes-per-client 2
+    replies 'KV/1.0 CREATE ann' '201 CREATED' \
+            'KV/1.0 CREATE bob' '201 CREATED'
+    replies 'KV/1.0 CREATE eve' '507 INSUFFICIENT_STORAGE' \
+            'KV/1.0 DELETE ann' '204 NO_CONTENT' \
+            'KV/1.0 CREATE eve' '201 CREATED' \
+            'KV/1.0 CREATE fay' '507 INSUFFICIENT_STORAGE'
+    nc -h 2>&1 | grep -q -e '-s ' || skip "this nc has no -s, for another address"
+    same '201 CREATED
+200 OK bye' "$(printf 'KV/1.0 CREATE fay\nKV/1.0 QUIT\n' | nc -s 127.0.0.2 127.0.0.1 "$PORT" 2>&1)"
+}
+
 @test "10,000 users are enough: 507, and LIST names them all" {
-    serve --quiet
+    serve --quiet --max-mailboxes-per-client 10000
     seq 10000 19999 >"$BATS_TEST_TMPDIR/names"
     users "$BATS_TEST_TMPDIR/names"
     replies 'KV/1.0 CREATE bob' '507 INSUFFICIENT_STORAGE' \
