@@ -4303,6 +4303,19 @@ static void replay_file(const char *path) {
 /* SIGXFSZ comes of writing to a file that must not grow, and would end the server. The write() fails as
  * well, and that is enough. SIGCHLD is ignored, so that nobody has to wait for a child that has
  * ended. */
+/* A FILE that is mounted by itself, for example into a container, cannot be replaced by rename(). link()
+ * tells that, because it fails with EXDEV from one mount to another. */
+static void replay_check_mount(void) {
+    char other[PATH_SIZE];
+    snprintf(other, sizeof other, "%s.kvss-link", logfile.path);
+    if (link(logfile.path, other) == 0)
+        (void)unlink(other);
+    else if (errno == EXDEV)
+        fprintf(stderr,
+                "kvss: %s is mounted by itself, so it cannot be written anew; mount its folder\n",
+                logfile.path);
+}
+
 static void replay_start(void) {
     const char *path = log_options[DATA].text;
     if (!fsync_is("always") && !fsync_is("everysec") && !fsync_is("no"))
@@ -4316,6 +4329,7 @@ static void replay_start(void) {
     if (roles_options[PRIVATE].value)
         fprintf(stderr, "kvss: with --private, nothing that clients store is kept in %s\n", path);
     replay_file(path);
+    replay_check_mount();
 }
 
 static const struct extension replay_extension = {

@@ -161,3 +161,21 @@ break_sync() {
 @test "300 rounds of kill -9 at any moment: nothing acknowledged is missing, and no value is half" {
     kill_rounds $((${QUICK:+-240} + 300))
 }
+
+@test "a FILE that is mounted by itself: it is said at the start what to do" {
+    unshare -m true 2>/dev/null || skip "unshare -m is refused here"
+    : >"$BATS_TEST_TMPDIR/outside"
+    : >"$DATA"
+    # shellcheck disable=SC2016 # that shell expands it
+    unshare -m sh -c 'mount --bind "$1" "$2" && exec "$3" --port 0 --data "$2"' - \
+        "$BATS_TEST_TMPDIR/outside" "$DATA" "$KVSS" 2>"$BATS_TEST_TMPDIR/said" 3>&- &
+    pid=$!
+    wait_until grep -q ' listening ' "$BATS_TEST_TMPDIR/said"
+    kill "$pid"
+    wait "$pid"
+    grep -q "^kvss: $DATA is mounted by itself, .*; mount its folder$" "$BATS_TEST_TMPDIR/said"
+    # A server with a FILE of the usual kind says nothing, and leaves nothing behind.
+    serve --data "$DATA"
+    run ! grep 'mounted' "$LOG"
+    [ ! -e "$DATA.kvss-link" ]
+}
