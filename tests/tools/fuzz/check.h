@@ -229,7 +229,6 @@ static void process_end(struct stored *kept) {
         next = roles.managers->next;
         sys_free(roles.managers);
     }
-    roles.managers_len = 0;
     if (logfile.path)
         sys_close(logfile.fd);
     sys_free(logfile.path);

@@ -384,8 +384,8 @@ static void start(uint8_t with, uint8_t how) {
     process_begin();
     if (with >> 3 & 1) {
         char line[32] = "adam:";
-        MUST(!manager_add(strcat(line, sys_crypt("eve", "$"))));
-        MUST(!manager_add("kant:$00000000"));
+        MUST(!manager_add(&roles.managers, strcat(line, sys_crypt("eve", "$"))));
+        MUST(!manager_add(&roles.managers, "kant:$00000000"));
     }
     if (log_options[DATA].text)
         replay_file("/data");
