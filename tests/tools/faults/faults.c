@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -89,6 +90,8 @@
     FAILS(socketpair, int, -1, (int domain, int type, int protocol, int ends[2]),                  \
           (domain, type, protocol, ends))                                                          \
     FAILS(fork, pid_t, -1, (void), ())                                                             \
+    FAILS(poll, int, -1, (struct pollfd * about, nfds_t n, int ms), (about, n, ms))                \
+    FAILS(link, int, -1, (const char *from, const char *to), (from, to))                           \
     FAILS(nice, int, -1, (int increment), (increment))                                             \
     FAILS(sigaction, int, -1, (int signal, const struct sigaction *action, struct sigaction *old), \
           (signal, action, old))                                                                   \

@@ -54,6 +54,8 @@ FAULTS = faults(
     ('accept', 'EINTR ECONNABORTED ENOBUFS', NOTHING),
     ('accept', 'EMFILE', REFUSED),
     ('pselect', 'EINTR ENOMEM', NOTHING),
+    ('poll', 'EINTR ENOMEM', NOTHING),
+    ('link', 'EPERM EXDEV', NOTHING),
     ('fcntl64', 'ENOLCK', REFUSED),
     ('write', 'EIO EINTR EAGAIN ONE', NOTHING),
     ('read', 'EIO EINTR ONE', NOTHING),
@@ -230,7 +232,7 @@ def keys_session(run, model):
         client.judge(requests, sent)
     # The log may be told nothing, if the fault is there.
     wait_for('the end of the compaction', lambda: os.stat(run.data).st_ino != file or
-             ' error ' in run.server.said() or run.call in ('write', 'pselect'))
+             ' error ' in run.server.said() or run.call in ('write', 'poll'))
     for client in a, b:
         client.acknowledged('PUT after compaction')
     a.do('DEL a1', 'GET a1', 'GET b1', 'PUT b2 2', 'TTL b1', 'EXPIREAT b5 1', 'GET b5')
