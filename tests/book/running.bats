@@ -82,7 +82,7 @@ as_service() {
     same $'many clients: 801\nmuch memory: 1000000001' "$(look)"
 }
 
-@test "docs/running.md: the manager that it adds can AUTH" {
+@test "docs/running.md: the manager that it adds can AUTH, and a reload reads the file anew" {
     command -v openssl >/dev/null || skip "openssl is needed: apt-get install openssl"
     cd "$COPY"
     as_root
@@ -95,6 +95,9 @@ as_service() {
     words=("${words[@]/#%S/$SYSTEM/var/lib}")
     serve "${words[@]/#\/etc\//$SYSTEM/etc/}"
     replies 'KV/1.0 AUTH adam eve' '200 OK manager'
+    MAINPID=$PID
+    eval "$(sed -n 's/^ExecReload=+//p' "$unit")"
+    wait_until logged '/managers is read anew'
 }
 
 needs_systemd() {
