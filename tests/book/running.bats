@@ -95,8 +95,7 @@ as_service() {
     words=("${words[@]/#%S/$SYSTEM/var/lib}")
     serve "${words[@]/#\/etc\//$SYSTEM/etc/}"
     replies 'KV/1.0 AUTH adam eve' '200 OK manager'
-    MAINPID=$PID
-    eval "$(sed -n 's/^ExecReload=+//p' "$unit")"
+    MAINPID=$PID bash -c "$(sed -n 's/^ExecReload=+//p' "$unit")"
     wait_until logged '/managers is read anew'
 }
 
