@@ -99,7 +99,7 @@ static struct option options[] = {
     [EXPLAIN] = {'e', "explain", NULL, 0, 1, 0, NULL, "let 400 and 426 say why"},
     [QUIT_STOPS] = {'Q', "quit-stops-server", NULL, 0, 1, 0, NULL, "let QUIT stop the server too"},
     [VERBOSE] = {'v', "verbose", NULL, 0, 1, 0, NULL, "print every request and its reply"},
-    [QUIET] = {'q', "quiet", NULL, 0, 1, 0, NULL, "print errors only"},
+    [QUIET] = {'q', "quiet", NULL, 0, 1, 0, NULL, "print errors and the audit only"},
     [HELP] = {'h', "help", NULL, 0, 1, 0, NULL, "print this and exit"},
     [VERSION] = {'V', "version", NULL, 0, 1, 0, NULL, "print the version and exit"},
     {0},
@@ -2424,14 +2424,14 @@ static void on_hangup(int signal) {
     roles.hangup = 1;
 }
 
-/* Without --managers, the system decides what SIGHUP does: it ends a server whose terminal is closed. */
+/* A terminal that is closed sends SIGHUP, too. So a server without --managers whose stderr is a terminal
+ * ends, as the system has it. */
 static void roles_start(void) {
     const char *path = roles_options[MANAGERS_FILE].text;
-    if (!path)
-        return;
-    if (!roles_load())
+    if (path && !roles_load())
         DIE(EXIT_FAILURE, "%s: %s", path, server.text);
-    signal_catch(SIGHUP, on_hangup);
+    if (path || !isatty(STDERR_FILENO))
+        signal_catch(SIGHUP, on_hangup);
 }
 
 static void roles_turn(void) {
@@ -2440,7 +2440,9 @@ static void roles_turn(void) {
     if (!roles.hangup)
         return;
     roles.hangup = 0;
-    if (roles_load())
+    if (!path)
+        report("audit", "SIGHUP", STR("there are no --managers to be read"));
+    else if (roles_load())
         report("audit", path, STR("is read anew"));
     else
         report("error", path, str_of(server.text));

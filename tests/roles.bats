@@ -366,6 +366,13 @@ audit 127.0.0.1:$OWN_PORT MANAGE $port GET: 404 NOT_FOUND" "$(sed -n 's/^[0-9TZ:
     hears one '401 UNAUTHORIZED' '200 OK manager'
 }
 
+@test "SIGHUP without --managers: nothing happens, if stderr is no terminal" {
+    serve
+    kill -s HUP "$PID"
+    wait_until logged ' audit SIGHUP there are no --managers to be read'
+    replies 'KV/1.0 WHOAMI' '200 OK guest *'
+}
+
 @test "--managers: a file that others can read is refused, with what to type" {
     managers "adam:$EVE"
     for mode in 644 640 602 610; do
