@@ -142,6 +142,7 @@ CROWDED
     bounded 3000
 }
 
+# bats test_tags=beyond, limits
 @test "a store of 20,000 keys grows, answers right, and gives its memory back" {
     start
     grow_and_shrink 20000
