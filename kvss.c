@@ -1742,6 +1742,15 @@ static bool status_is_success(enum status status) {
     return status >= OK && status <= NO_CONTENT;
 }
 
+/* From now on the server calls the function for each request, as it calls `allow` of an extension. A
+ * chapter whose option is not given costs no request anything. */
+static void allow_add(enum status (*allow)(struct request *)) {
+    int n = 0;
+    while (server.allow[n])
+        n++;
+    server.allow[n] = allow;
+}
+
 /* Makes room for so many more bytes in a buffer that malloc() has made. False: out of memory, and the
  * buffer is as it was. */
 static bool buf_reserve(struct buf *b, size_t room) {
@@ -3750,7 +3759,6 @@ static bool log_stop(void) {
 
 static const struct extension log_extension = {
     .options = log_options,
-    .allow = log_allow,
     .answered = log_answered,
     .commit = log_commit,
     .wake_at = log_wake_at,
@@ -4332,6 +4340,7 @@ static void replay_start(void) {
         fprintf(stderr, "kvss: with --private, nothing that clients store is kept in %s\n", path);
     replay_file(path);
     replay_check_mount();
+    allow_add(log_allow);
 }
 
 static const struct extension replay_extension = {
@@ -4484,7 +4493,7 @@ static unsigned long long limits_memory(void) {
 
 /* A value may become shorter even if memory is full. So the old entry is subtracted. */
 static enum status limits_allow(struct request *r) {
-    if (!limits.memory_max || !(r->command->flags & ADDS) || r->status != OK)
+    if (!(r->command->flags & ADDS) || r->status != OK)
         return OK;
     unsigned long long more = sizeof(struct entry) + 4 * sizeof(struct entry *) + r->line.len;
     if (limits.memory + more > limits.memory_max) {
@@ -4529,6 +4538,8 @@ static void limits_start(void) {
     limits.memory_max = text ? bytes_read(text) : 0;
     if (text && !limits.memory_max)
         DIE(EXIT_USAGE, "max-memory: '%s' is not a number of bytes, like 64K, 100M or 2G", text);
+    if (limits.memory_max)
+        allow_add(limits_allow);
     signal_catch(SIGUSR1, on_usr1);
     limits_files();
 }
@@ -4588,7 +4599,6 @@ static const struct extension limits_extension = {
     .start = limits_start,
     .opened = limits_opened,
     .parsed = limits_parsed,
-    .allow = limits_allow,
     .wake_at = limits_wake_at,
     .turn = limits_turn,
 };
