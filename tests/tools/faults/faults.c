@@ -33,6 +33,7 @@
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -95,6 +96,9 @@
     FAILS(nice, int, -1, (int increment), (increment))                                             \
     FAILS(sigaction, int, -1, (int signal, const struct sigaction *action, struct sigaction *old), \
           (signal, action, old))                                                                   \
+    FAILS(setitimer, int, -1,                                                                      \
+          (__itimer_which_t which, const struct itimerval *value, struct itimerval *old),          \
+          (which, value, old))                                                                     \
     FAILS(tcgetattr, int, -1, (int fd, struct termios *settings), (fd, settings))                  \
     FAILS(tcsetattr, int, -1, (int fd, int when, const struct termios *settings),                  \
           (fd, when, settings))                                                                    \

@@ -67,7 +67,7 @@ FAULTS = faults(
     ('ftruncate64 fstat64 lstat64 stat64 lseek64 rename unlink fchown fchmod', 'EIO', NOTHING),
     ('open64', 'EMFILE EINTR', REFUSED),
     ('fopen64 socket', 'EMFILE', NOTHING),
-    ('realpath nice sigaction getrlimit64 setrlimit64', 'EIO', NOTHING),
+    ('realpath nice setitimer sigaction getrlimit64 setrlimit64', 'EIO', NOTHING),
     ('bind listen', 'EADDRINUSE', NOTHING),
     ('getaddrinfo getsockname setsockopt socketpair', 'ENOBUFS', NOTHING),
     ('shutdown', 'ENOTCONN', CONNECTION),

@@ -202,6 +202,7 @@ static void process_begin(void) {
     limits.clients_end = FDS;
     server.fd_highest = compaction.child = compaction.fd = -1;
     sys.memory = sys.steps = -1;
+    sys.ticking = false;
     start_tables();
     MUST(store_init(&store));
 }

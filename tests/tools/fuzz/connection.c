@@ -430,6 +430,7 @@ static void serve(const uint8_t *data, size_t size) {
     run.ticks = true;
     sys.until = FOR_EVER;
     loop_run();
+    speed_tick(false);
     check_all(false);
     EACH_EXTENSION (x, stop)
         well &= x->stop();

@@ -26,6 +26,7 @@
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 #include <wctype.h>
@@ -89,7 +90,7 @@ struct peer {
 static struct {
     uint64_t now, began; /* ms */
     uint64_t until;      /* a wait does not take longer than until then, and then is idle */
-    bool idle;
+    bool idle, ticking;
     struct block *blocks; /* of memory */
     long memory;          /* allocations that are left; -1: any number */
     bool disk_full, sync_fails;
@@ -208,6 +209,11 @@ static int sys_clock(clockid_t clock, struct timespec *t) {
 
 static int sys_nanosleep(const struct timespec *t) {
     sys.now += (uint64_t)t->tv_sec * 1000 + (uint64_t)t->tv_nsec / 1000000;
+    return 0;
+}
+
+static int sys_setitimer(const struct itimerval *timer) {
+    sys.ticking = timer->it_value.tv_usec != 0;
     return 0;
 }
 
@@ -535,8 +541,7 @@ static bool fd_is_writable(int fd) {
     return sys.fds[fd].kind == FD_PEER && (p->room > 0 || p->reset);
 }
 
-/* If nothing is ready, time passes: until the wait is over, or sys.until. A wait of a millisecond is over
- * in any case: the turn after it serves all clients (see Speed). */
+/* If nothing is ready, time passes: until the timer ticks, or the wait is over, or sys.until. */
 static int sys_pselect(int n, fd_set *readable, fd_set *writable, const struct timespec *limit) {
     int ready = 0;
     if (!readable)
@@ -551,9 +556,13 @@ static int sys_pselect(int n, fd_set *readable, fd_set *writable, const struct t
     }
     if (ready)
         return ready;
+    if (sys.ticking) {
+        sys.now++;
+        return fail(EINTR);
+    }
     uint64_t ms =
         limit ? (uint64_t)limit->tv_sec * 1000 + (uint64_t)limit->tv_nsec / 1000000 : FOR_EVER;
-    sys.idle = sys.now >= sys.until ? ms > 1 : ms > sys.until - sys.now + 1;
+    sys.idle = sys.now >= sys.until ? ms > 0 : ms > sys.until - sys.now;
     if (!sys.idle)
         sys.now += ms;
     else if (sys.now < sys.until)
@@ -602,6 +611,7 @@ static FILE *quiet; /* what kvss prints on stderr goes here */
 #define recv(fd, bytes, len, flags)            sys_recv(fd, bytes, len)
 #define rename(from, to)                       sys_rename(from, to)
 #define send(fd, bytes, len, flags)            sys_send(fd, bytes, len)
+#define setitimer(which, timer, old)           sys_setitimer(timer)
 #define setsockopt(fd, level, name, on, len)   ((void)(on))
 #define shutdown(fd, how)                      sys_shutdown(fd)
 #define sigprocmask(how, set, old)             ((void)(set), (void)(old))
