@@ -1940,12 +1940,11 @@ enum slow { NOT_SLOW, SLOW_AUTH, SLOW_LIST, SLOW_KINDS };
 static struct {
     uint64_t runs;                 /* slow requests and arrivals so far */
     uint64_t next_at[SLOW_KINDS];  /* by kind of request: none runs before this time */
-    uint64_t wake_at;              /* when the next one can run */
     struct client *chosen;         /* the client whose slow request runs now, or NULL */
     enum slow waits[FD_SETSIZE];   /* by client: what it waits for */
     uint64_t lists[FD_SETSIZE];    /* by client: how many LISTs it has had */
     uint64_t last_run[FD_SETSIZE]; /* by client: the number of its last slow request or arrival */
-} slow = {.wake_at = UINT64_MAX};  /* NEVER */
+} slow;
 
 /* The number of a newcomer is the highest. Otherwise a client that connects again and again would
  * always be the first to guess a password. */
@@ -1967,7 +1966,6 @@ static bool slow_is_chosen(struct client *c, enum slow kind) {
         return true;
     }
     slow.waits[client_fd(c)] = kind;
-    slow.wake_at = server.now; /* the next turn that serves all clients must not wait */
     c->wait_until = NEVER;
     return false;
 }
@@ -1988,17 +1986,18 @@ static bool slow_is_before(int a, int b) {
     return slow.last_run[a] < slow.last_run[b];
 }
 
-/* Returns the client that comes next, but none that does not read its replies. NULL: there is none.
- * slow.wake_at is when there will be one. */
+/* Whether a client waits, and reads its replies. */
+static bool slow_is_ready(int fd) {
+    return slow.waits[fd] && !clients[fd].blocked && clients[fd].out.len < OUTPUT_MAX;
+}
+
+/* Returns the client that comes next. NULL: there is none. */
 static struct client *slow_next(void) {
     int first = -1;
-    slow.wake_at = NEVER;
     for (int fd = 0; fd <= server.fd_highest; fd++) {
-        uint64_t at = slow.next_at[slow.waits[fd]];
-        if (!slow.waits[fd] || clients[fd].blocked || clients[fd].out.len >= OUTPUT_MAX)
+        if (!slow_is_ready(fd) || slow.next_at[slow.waits[fd]] > server.now)
             continue;
-        slow.wake_at = earlier(slow.wake_at, at);
-        if (at <= server.now && (first < 0 || slow_is_before(fd, first)))
+        if (first < 0 || slow_is_before(fd, first))
             first = fd;
     }
     return first < 0 ? NULL : &clients[first];
@@ -2023,9 +2022,13 @@ static void slow_turn(void) {
     }
 }
 
-/* A turn that serves only some of the clients is short in any case. */
+/* When the next slow request can run. A turn that serves only some of the clients runs none. */
 static uint64_t slow_wake_at(void) {
-    return server.turn_all ? slow.wake_at : NEVER;
+    uint64_t at = NEVER;
+    for (int fd = 0; server.turn_all && fd <= server.fd_highest; fd++)
+        if (slow_is_ready(fd))
+            at = earlier(at, slow.next_at[slow.waits[fd]]);
+    return at;
 }
 
 static const struct extension slow_extension = {
@@ -4333,9 +4336,6 @@ static void replay_file(const char *path) {
     replay_report((double)(clock_ms() - started) / 1000);
 }
 
-/* SIGXFSZ comes of writing to a file that must not grow, and would end the server. The write() fails as
- * well, and that is enough. SIGCHLD is ignored, so that nobody has to wait for a child that has
- * ended. */
 /* A FILE that is mounted by itself, for example into a container, cannot be replaced by rename(). link()
  * tells that, because it fails with EXDEV from one mount to another. */
 static void replay_check_mount(void) {
@@ -4349,6 +4349,9 @@ static void replay_check_mount(void) {
                 logfile.path);
 }
 
+/* SIGXFSZ comes of writing to a file that must not grow, and would end the server. The write() fails as
+ * well, and that is enough. SIGCHLD is ignored, so that nobody has to wait for a child that has
+ * ended. */
 static void replay_start(void) {
     const char *path = log_options[DATA].text;
     if (!fsync_is("always") && !fsync_is("everysec") && !fsync_is("no"))

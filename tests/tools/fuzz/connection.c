@@ -72,8 +72,7 @@ static void settle(uint64_t ms) {
     int turns = sys.memory < 0 ? TURNS_MAX : 100;
     sys.until = sys.now + ms;
     do {
-        if (slow.wake_at != NEVER)
-            slow.next_at[SLOW_AUTH] = slow.wake_at = 0; /* between two passwords no time passes */
+        slow.next_at[SLOW_AUTH] = 0; /* between two passwords no time passes */
         turn();
         note_cuts();
     } while (!sys.idle && --turns > 0 && !server.stopping);

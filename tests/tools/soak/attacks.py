@@ -294,7 +294,7 @@ class Bench:
 
     def measure(self, title, attack, argument, options=(), keys=100000, others=(), kvss=KVSS):
         """A row without the attack, and a row with it, on a server of its own."""
-        server = Server(kvss, self.folder, "--quiet", *options)
+        server = Server(kvss, self.folder, "--quiet", "--max-mailboxes-per-client", "10000", *options)
         os.sched_setaffinity(server.process.pid, self.cores[:1])
 
         def load(*words):
