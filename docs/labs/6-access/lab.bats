@@ -66,7 +66,7 @@ holds() {
     chmod 600 "$BATS_TEST_TMPDIR/managers"
     serve --access-log "$ACCESS" --managers "$BATS_TEST_TMPDIR/managers"
     ask 'KV/1.0 AUTH adam eve' 'KV/1.0 AUHT adam eve'
-    holds '127.0.0.1 - - [when] "KV/1.0 AUTH" 200 15' \
+    holds '127.0.0.1 - - [when] "AUTH" 200 15' \
           '127.0.0.1 - - [when] "(not shown)" 400 16'
 }
 
