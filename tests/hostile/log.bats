@@ -110,7 +110,7 @@ break_sync() {
         freeze "$PID"
     done
     # When it awakes, the child is done, and FILE is to be synced.
-    is_due() { [ "${EPOCHREALTIME/./}" -gt $due ]; }
+    is_due() { [ "${EPOCHREALTIME/./}" -gt "$due" ]; }
     wait_until is_due
     kill -s CONT "$PID"
     # If a second one begins, the shim ends the server.
