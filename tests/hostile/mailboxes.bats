@@ -112,3 +112,51 @@ for i in range(whole + 1, sent + 1):
     assert new[1].readline().decode() == f'100 MESSAGE bob {i} {text}\n'
 PYTHON
 }
+
+# Without an order, a client would wait until each of the others has had one more list.
+@test "300 clients ask for one LIST after the other: another client's LIST comes at once, and its AUTH" {
+    command -v python3 >/dev/null || skip "python3 is needed"
+    command -v openssl >/dev/null || skip "openssl is needed"
+    (umask 077; echo "adam:$(openssl passwd -6 eve)" >"$BATS_TEST_TMPDIR/managers")
+    serve --quiet --managers "$BATS_TEST_TMPDIR/managers"
+    python3 - "$PORT" <<'PYTHON'
+import os, selectors, signal, socket, sys
+
+def connect():
+    return socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=120)
+
+def ask(c, request):
+    c.sendall(b"KV/1.0 " + request + b"\n")
+    return c.makefile("rb").readline()
+
+def lists():
+    return int(ask(honest, b"STATS all").split(b" LIST=")[1].split()[0])
+
+honest = connect()
+for i in range(3000):
+    assert ask(honest, b"CREATE %s%06d" % (b"u" * 244, i)) == b"201 CREATED\n"
+flood = os.fork()
+if flood == 0:
+    ready = selectors.DefaultSelector()
+    for _ in range(300):
+        c = connect()
+        c.sendall(b"KV/1.0 LIST (.*a)*b\n" * 20)
+        ready.register(c, selectors.EVENT_READ)
+    while True:
+        for key, _ in ready.select():
+            lines = key.fileobj.recv(1 << 20).count(b"\n")
+            key.fileobj.sendall(b"KV/1.0 LIST (.*a)*b\n" * lines)
+try:
+    while lists() < 900:  # each has had some
+        pass
+    for request, reply in (b"LIST", b"200 OK u"), (b"AUTH adam eve", b"200 OK manager"), (b"LIST", b"200 OK u"):
+        before = lists()
+        assert ask(honest, request).startswith(reply), request
+        meanwhile = lists() - before
+        print(request, "came after", meanwhile, "lists of others")
+        assert meanwhile < 150
+finally:
+    os.kill(flood, signal.SIGKILL)
+    os.waitpid(flood, 0)
+PYTHON
+}
