@@ -16,7 +16,7 @@ for program in kvss kvss_client; do
 done
 
 status=0
-KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client CRASH=USR1 PATIENCE=50 BATS_TEST_TIMEOUT=6000 \
+KVSS=$FOLDER/kvss KVSS_CLIENT=$FOLDER/kvss_client CRASH=USR2 PATIENCE=50 BATS_TEST_TIMEOUT=6000 \
     bats --jobs 2 tests/ tests/hostile/model.bats || status=$?
 [ -n "${QUICK-}" ] || tests/tools/faults/sweep.py "$FOLDER/kvss" || status=$?
 [ -n "${QUICK-}" ] || KVSS=$FOLDER/kvss tests/tools/faults/client.py "$FOLDER/kvss_client" || status=$?

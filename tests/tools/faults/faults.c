@@ -273,7 +273,7 @@ ssize_t __wrap_aio_return64(struct aiocb64 *job) {
 }
 
 #ifdef COVERAGE
-/* gcov writes down what was run when a program exits; a crash that a test brings about, by SIGUSR1, is an
+/* gcov writes down what was run when a program exits; a crash that a test brings about, by SIGUSR2, is an
  * exit, too. No call of gcov's own must fail, and no memory limit of a test be its own. */
 static void end_faults(void) {
     struct rlimit memory;
@@ -285,6 +285,6 @@ static void end_faults(void) {
 
 __attribute__((constructor)) static void take_crashes(void) {
     (void)atexit(end_faults);
-    (void)signal(SIGUSR1, exit);
+    (void)signal(SIGUSR2, exit);
 }
 #endif
