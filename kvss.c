@@ -274,16 +274,11 @@ static size_t report_escape(char *line, size_t len, struct str text) {
 
 static unsigned long long reports_dropped; /* since the last one that was written */
 
-/* With --quiet, errors are printed, and for Part II an audit (who became a manager, and what managers did)
- * and statistics that somebody has asked for. */
-static void report(const char *what, const char *whom, struct str text) {
+/* Prints a line, with --quiet, too. */
+static void report_always(const char *what, const char *whom, struct str text) {
     char line[REPORT_MAX + 16]; /* an escaped byte and the end may go past REPORT_MAX */
     struct timespec now;
     struct tm utc;
-    bool always =
-        strcmp(what, "error") == 0 || strcmp(what, "audit") == 0 || strcmp(what, "stats") == 0;
-    if (options[QUIET].value && !always)
-        return;
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
     size_t len = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
@@ -302,6 +297,11 @@ static void report(const char *what, const char *whom, struct str text) {
         reports_dropped = 0;
     else
         reports_dropped++; /* the server goes on all the same */
+}
+
+static void report(const char *what, const char *whom, struct str text) {
+    if (!options[QUIET].value)
+        report_always(what, whom, text);
 }
 
 /* == 3. Replies ===================================================================================
@@ -1356,7 +1356,7 @@ static void loop_accept(const struct listener *listener) {
         if (fd < 0 && would_block())
             return;
         if (fd < 0) {
-            report("error", "accept", str_of(strerror(errno)));
+            report_always("error", "accept", str_of(strerror(errno)));
             server.accept_at = server.now + ACCEPT_PAUSE_MS;
             return;
         }
@@ -2476,11 +2476,11 @@ static void roles_turn(void) {
         return;
     roles.hangup = 0;
     if (!path)
-        report("audit", "SIGHUP", STR("there are no --managers to be read"));
+        report_always("audit", "SIGHUP", STR("there are no --managers to be read"));
     else if (roles_load())
-        report("audit", path, STR("is read anew"));
+        report_always("audit", path, STR("is read anew"));
     else
-        report("error", path, str_of(server.text));
+        report_always("error", path, str_of(server.text));
 }
 
 /* For an unknown name a password is hashed as well. Otherwise the time until the answer would tell which
@@ -2532,12 +2532,12 @@ static enum status command_auth(struct request *r) {
     if (status == OK) {
         roles.manager[client_fd(c)] = manager_named(roles.managers, r->key);
         sprintf(server.text, "AUTH %s", roles.manager[client_fd(c)]->name);
-        report("audit", c->name, str_of(server.text));
+        report_always("audit", c->name, str_of(server.text));
         r->data = STR("manager");
     }
     if (status == UNAUTHORIZED) {
         /* Without the name: it may be a password, typed too early. */
-        report("audit", c->name, STR("AUTH refused: wrong name or password"));
+        report_always("audit", c->name, STR("AUTH refused: wrong name or password"));
         r->close = ++roles.failures[client_fd(c)] >= FAILURES_MAX;
     }
     return status;
@@ -2581,7 +2581,7 @@ static enum status command_manage(struct request *r) {
     if (r->status == OK && status != WAIT) {
         snprintf(text, sizeof text, "MANAGE %.*s %s: %s", (int)who.len, who.bytes, inner->verb,
                  statuses[status]);
-        report("audit", r->client->name, str_of(text));
+        report_always("audit", r->client->name, str_of(text));
     }
     return status;
 }
@@ -3646,7 +3646,7 @@ static void log_answered(const struct request *r) {
 /* FILE is in trouble. The operator is told of the first trouble only. */
 static void log_fail(int error) {
     if (!logfile.refusing)
-        report("error", logfile.name, str_of(strerror(error)));
+        report_always("error", logfile.name, str_of(strerror(error)));
     logfile.refusing = true;
 }
 
@@ -3683,7 +3683,7 @@ static void log_look(void) {
     logfile.place = place;
     if (place == IN_PLACE)
         return;
-    report("error", logfile.name, str_of(troubles[place]));
+    report_always("error", logfile.name, str_of(troubles[place]));
     logfile.refusing = true;
 }
 
@@ -3920,7 +3920,7 @@ static void compact_child(int server_end) {
  * first failure, and when somebody has asked; but not if FILE is not trusted, which is told already. */
 static void compact_over(const char *why) {
     if (why && !logfile.sync_failed && (compaction.asked || !compaction.failed))
-        report("error", "compaction", str_of(why));
+        report_always("error", "compaction", str_of(why));
     if (why)
         logfile.outdated = true;
     if (compaction.child >= 0)
@@ -4548,7 +4548,7 @@ static void limits_print(void) {
     request_begin(&r, &nobody, STR(""));
     r.key = STR("all");
     limits_stats(&r);
-    report("stats", "", r.data);
+    report_always("stats", "", r.data);
 }
 
 static void on_usr1(int signal) {
