@@ -2411,7 +2411,11 @@ static bool managers_read(FILE *file, struct manager **list) {
     size_t size = 0;
     const char *wrong = NULL;
     int number = 0;
-    if (fstat(fileno(file), &about) == 0 && about.st_mode & (S_IRWXG | S_IRWXO)) {
+    if (fstat(fileno(file), &about) < 0) {
+        sprintf(server.text, "%s", strerror(errno));
+        return false;
+    }
+    if (about.st_mode & (S_IRWXG | S_IRWXO)) {
         snprintf(server.text, sizeof server.text, "it is open to others; type: chmod 600 '%s'",
                  roles_options[MANAGERS_FILE].text);
         return false;
