@@ -1737,6 +1737,7 @@ enum {
     SECRET = 16,   /* there is a password in it */
     MANAGERS = 32, /* only managers may run it */
     MAILBOX = 64,  /* it is about mailboxes */
+    DEADLINE = 128 /* it sets the deadline of a key */
 };
 
 static bool status_is_success(enum status status) {
@@ -2256,8 +2257,10 @@ static size_t expiry_memory(void) {
 static const struct extension expiry_extension = {
     .commands =
         (struct command[]){
-            {"EXPIRE", "EXPIRE key seconds", 2, 2, command_expire, CHANGES | ADDS | BECOMES, 0},
-            {"EXPIREAT", "EXPIREAT key unixtime", 2, 2, command_expireat, CHANGES | ADDS, 0},
+            {"EXPIRE", "EXPIRE key seconds", 2, 2, command_expire,
+             CHANGES | ADDS | DEADLINE | BECOMES, 0},
+            {"EXPIREAT", "EXPIREAT key unixtime", 2, 2, command_expireat, CHANGES | ADDS | DEADLINE,
+             0},
             {"TTL", "TTL key", 1, 1, command_ttl, 0, 0},
             {0},
         },
@@ -4442,11 +4445,8 @@ enum {
     SHRINK_MAX = 64,     /* chains that one turn removes */
 };
 
-enum { MAX_MEMORY };
-
 static struct option limits_options[] = {
-    [MAX_MEMORY] = {'B', "max-memory", "BYTES", 0, 0, 0, NULL,
-                    "hold no more; K, M or G may follow"},
+    {'B', "max-memory", "BYTES", 0, 0, 0, NULL, "hold no more; K, M or G may follow"},
     {0},
 };
 
@@ -4521,11 +4521,14 @@ static unsigned long long limits_memory(void) {
     return sum;
 }
 
-/* A value may become shorter even if memory is full. So the old entry is subtracted. */
+/* Refuses a PUT, SEND or CREATE that needs more than there is. A value may become shorter all the same. So
+ * may a key get a deadline, because that makes room in the end. */
 static enum status limits_allow(struct request *r) {
-    if (!(r->command->flags & ADDS) || r->status != OK)
+    const size_t chains =
+        4 * sizeof(struct entry *); /* two for a new key, and the array may double */
+    unsigned long long more = sizeof(struct entry) + chains + r->line.len;
+    if (!(r->command->flags & ADDS) || r->command->flags & DEADLINE || r->status != OK)
         return OK;
-    unsigned long long more = sizeof(struct entry) + 4 * sizeof(struct entry *) + r->line.len;
     if (limits.memory + more > limits.memory_max) {
         const struct entry *old = NULL;
         if (r->command->flags & CHANGES)
@@ -4561,7 +4564,7 @@ static void on_usr1(int signal) {
 }
 
 static void limits_start(void) {
-    const char *text = limits_options[MAX_MEMORY].text;
+    const char *text = limits_options[0].text;
     struct command *stats = command_named(STR("STATS"));
     limits.stats = stats->run;
     stats->run = limits_stats;

@@ -229,7 +229,7 @@ full() {
     done
 }
 
-# bats test_tags=beyond, limits, mailboxes
+# bats test_tags=beyond, limits, mailboxes, expiry
 @test "--max-memory: what would need more gets 507, all else goes on, and what is freed can be used" {
     run -2 "$KVSS" --port 0 --max-memory 10X
     [[ $output == "kvss: max-memory: '10X' is not a number of bytes"* ]]
@@ -245,7 +245,13 @@ full() {
     stat held
     [ "$STAT" -gt 900000 ]
     [ "$STAT" -le 1048576 ]
+    # The rest is filled with small ones.
+    small=1
+    while [ "$(ask "KV/1.0 PUT small$small value")" = '201 CREATED' ]; do small=$((small + 1)); done
+    [ "$small" -gt 1 ]
     replies "KV/1.0 SEND ann $value" '507 INSUFFICIENT_STORAGE' \
+            'KV/1.0 CREATE somebody-with-a-name' '507 INSUFFICIENT_STORAGE' \
+            'KV/1.0 EXPIRE small1 1000000' '200 OK' \
             "KV/1.0 PUT new $value" '507 INSUFFICIENT_STORAGE' \
             'KV/1.0 PUT key1 shorter' '200 OK' \
             'KV/1.0 GET key1' '200 OK shorter' \
