@@ -4142,9 +4142,13 @@ static const struct extension compaction_extension = {
  * Two servers on one FILE would ruin it. So FILE is locked. Nothing else in the server may open FILE
  * and close it again, because the lock would end with that. This chapter uses Log and Compaction. */
 
-enum { REPLAY_STEP = 1 << 20 }; /* bytes read at a time */
+enum {
+    REPLAY_STEP = 1 << 20,  /* bytes read at a time */
+    PROGRESS_MIN = 8 << 20, /* bytes: if FILE is longer, a terminal shows how far the replay is */
+};
 
 static struct {
+    off_t total;            /* bytes of FILE, to show how far the replay is */
     struct buf in;          /* read from FILE, but not run; FILE has it after logfile.size bytes */
     unsigned long long run; /* lines so far, without the header */
     unsigned long long bad; /* other lines, and the torn one */
@@ -4207,6 +4211,7 @@ static void replay_open(const char *path) {
     /* If the path leads to another file now, another server has just put it there. */
     if (!locked || file_place() != IN_PLACE)
         DIE(EXIT_FAILURE, "%s is in use by another kvss", path);
+    replay.total = about.st_size;
     snprintf(compaction.path, PATH_SIZE, "%s.kvss-new", logfile.path);
     if (!folder_sync())
         replay_die(path);
@@ -4295,7 +4300,8 @@ static void replay_report(double seconds) {
     fprintf(stderr, " in %.1f s\n", seconds);
 }
 
-/* Reads the next part of FILE, and runs its lines. False: that was the end. SIGINT and SIGTERM are blocked
+/* Reads the next part of FILE, and runs its lines. False: that was the end. The line that shows how far
+ * the replay is ends with a CR, so that the next message replaces it. SIGINT and SIGTERM are blocked
  * during the replay, which may take seconds. So this function looks for them. No line of FILE has been
  * changed by then. */
 static bool replay_step(void) {
@@ -4308,6 +4314,8 @@ static bool replay_step(void) {
         replay_die(logfile.name);
     in->len += (size_t)n;
     replay_lines();
+    if (replay.total > PROGRESS_MIN && isatty(STDERR_FILENO))
+        fprintf(stderr, "kvss: replaying, %d %%\r", (int)(logfile.size * 100 / replay.total));
     loop_check_signals();
     if (server.stopping)
         DIE(EXIT_SUCCESS, "%s ends the replay; %s is as it was", server.stopping, logfile.name);

@@ -787,6 +787,23 @@ limit() {
     everything | cmp - "$BATS_TEST_TMPDIR/before"
 }
 
+@test "a terminal sees how far the replay is, if FILE is long" {
+    command -v expect >/dev/null || skip "expect is needed: apt-get install expect"
+    { echo "$HEADER"; seq 1 400000 | sed 's/.*/KV\/1.0 PUT key& value&/'; } >"$DATA"
+    run expect -c "
+        set timeout $PATIENCE
+        spawn $KVSS --port 0 --data $DATA
+        expect -re {replaying, 100 %} {} timeout { exit 1 }
+        expect -re {kvss: replayed 400000 lines in [0-9.]+ s} {} timeout { exit 1 }
+        expect {listening on} {} timeout { exit 1 }
+        exec kill [exp_pid]
+        expect {goodbye} {} timeout { exit 1 }" 3>&-
+    echo "$output" | cat -v
+    [ "$status" = 0 ]
+    serve --data "$DATA"
+    [[ $(head -n 1 "$LOG") == 'kvss: replayed 400000 lines in '* ]]
+}
+
 @test "12 rounds of kill -9 at any moment: nothing acknowledged is missing, and no value is half" {
     kill_rounds 12
 }

@@ -594,6 +594,7 @@ static FILE *quiet; /* what kvss prints on stderr goes here */
 #define getnameinfo(a, len, h, hl, p, pl, how) ((void)(len), sys_getnameinfo(a, h, p))
 #define getpid()                               1
 #define getppid()                              1
+#define isatty(fd)                             false
 #define link(from, to)                         ((void)(from), (void)(to), -1)
 #define lseek(fd, at, from)                    sys_lseek(fd)
 #define lstat(path, about)                     sys_stat(path, about)
