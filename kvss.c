@@ -3652,8 +3652,10 @@ static void log_answered(const struct request *r) {
 
 /* FILE is in trouble. The operator is told of the first trouble only. */
 static void log_fail(int error) {
+    char text[128];
+    snprintf(text, sizeof text, "%s; from now on changes get 500", strerror(error));
     if (!logfile.refusing)
-        report_always("error", logfile.name, str_of(strerror(error)));
+        report_always("error", logfile.name, str_of(text));
     logfile.refusing = true;
 }
 
@@ -4011,6 +4013,7 @@ static void compact_keep(struct str lines) {
  * meanwhile. After WRITING, the child is asked to sync them. After SYNCING, FILE.kvss-new becomes FILE.
  * False: errno says why not. */
 static bool compact_step(void) {
+    char text[64];
     off_t size = file_append(compaction.fd, &compaction.kept);
     if (size < 0)
         return false;
@@ -4024,6 +4027,7 @@ static bool compact_step(void) {
     errno = ENOENT;
     if (!copy_may_move() || rename(compaction.path, logfile.path) < 0)
         return false;
+    snprintf(text, sizeof text, "%lld bytes, now %lld", (long long)logfile.size, (long long)size);
     close(logfile.fd);
     logfile.fd = compaction.fd;
     compaction.fd = -1;
@@ -4032,7 +4036,7 @@ static bool compact_step(void) {
     logfile.changed = true; /* the last lines are to be synced now */
     logfile.check_at = server.now;
     compact_over(NULL);
-    report("compact", logfile.name, STR("is written anew"));
+    report("compact", logfile.name, str_of(text));
     if (folder_sync())
         logfile.sync_failed = false;
     else
@@ -4059,14 +4063,18 @@ static void compact_poll(void) {
 /* In FILE a deadline is a time of day, in memory it is a time of the monotonic clock. When somebody
  * sets the clock of the machine, the deadlines in FILE are wrong, until FILE is written anew. */
 static void compact_check_clock(void) {
+    char text[128];
     int64_t offset = clock_offset();
-    if (llabs(offset - compaction.offset) < CLOCK_MS)
+    int64_t moved = offset - compaction.offset;
+    if (llabs(moved) < CLOCK_MS)
         return;
     compaction.offset = offset;
     if (!expiry.len)
         return;
     logfile.outdated = true;
-    report("clock", "", STR("was set; FILE gets its deadlines anew"));
+    snprintf(text, sizeof text, "was set by %lld s; FILE gets its deadlines anew",
+             (long long)moved / 1000);
+    report("clock", "", str_of(text));
 }
 
 /* Without a limit, a client that changes one key again and again would fill the disk faster than

@@ -697,7 +697,7 @@ limit() {
             'KV/1.0 EXPIRE a 10' '500 SERVER_ERROR' \
             'KV/1.0 GET a' "$a"
     cmp "$DATA" "$DATA.crashed"
-    logged " error $DATA File too large"
+    logged " error $DATA File too large; from now on changes get 500"
     run ! logged " error $DATA File too large" 2
     limit unlimited
     wait_until gets 'KV/1.0 PUT d 4' '201 CREATED'

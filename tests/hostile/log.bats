@@ -49,7 +49,7 @@ break_sync() {
     ask 'KV/1.0 PUT k v' 'KV/1.0 EXPIRE k 1000' 'KV/1.0 PUT stays v' >/dev/null
     set_clock 0
     wait_until logged ' compact '
-    logged ' clock was set'
+    logged ' clock was set by '
     kept() {
         [[ $(ask 'KV/1.0 TTL k') =~ ^'200 OK '(9[0-9][0-9]|1000)$ ]]
         replies 'KV/1.0 GET stays' '200 OK v'
