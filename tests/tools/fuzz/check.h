@@ -224,6 +224,7 @@ static void process_end(struct stored *kept) {
         struct mailbox *box = mailboxes.all[--mailboxes.len];
         while (box->first)
             mailbox_pop(box);
+        mailboxes.by_host[box->host]--;
         sys_free(box);
     }
     for (struct manager *next; roles.managers; roles.managers = next) {
