@@ -3496,7 +3496,8 @@ static const struct extension frames_extension = {
  *
  * If write() fails, some replies promise a change that is not in FILE. The server cuts the connections
  * of these replies, with the replies unsent. It keeps the lines, and tries again each second. Until the
- * lines are written, changes get 500.
+ * lines are written, changes get 500. Only a DEL is still made, though its reply cannot be promised. It
+ * makes the store smaller, and Compaction can then write FILE anew, shorter.
  *
  * If fsync() fails, it does not help to call fsync() again: the kernel may have dropped what it could
  * not write (Rebello and others, Can Applications Recover from fsync Failures?, 2020). Changes get 500
@@ -3621,15 +3622,22 @@ static bool log_has(const struct request *r) {
     return logfile.path && r->command->flags & CHANGES && r->store == &store;
 }
 
+/* Whether FILE is well, but cannot grow: the lines that wait could not be written. */
+static bool log_is_stuck(void) {
+    bool well = !logfile.sync_failed && logfile.place == IN_PLACE;
+    return well && logfile.refusing && logfile.lines.len > 0;
+}
+
 /* A change is not made if it could not be logged. It waits while FILE is full, until a compaction has
  * made FILE shorter; but when the server stops, nothing waits. */
 static enum status log_allow(struct request *r) {
     off_t next = logfile.size + (off_t)logfile.lines.len + REQUEST_MAX;
     if (!log_has(r) || r->status != OK)
         return OK;
-    if (logfile.refusing || !buf_reserve(&logfile.lines, REQUEST_MAX))
+    bool adds = r->command->flags & ADDS;
+    if (logfile.refusing && (adds || !log_is_stuck()))
         return SERVER_ERROR;
-    if (r->command->flags & ADDS && !log_has_reserve())
+    if (!buf_reserve(&logfile.lines, REQUEST_MAX) || (adds && !log_has_reserve()))
         return SERVER_ERROR;
     if (!logfile.limit || next <= logfile.limit || server.stopping)
         return OK;
@@ -3803,9 +3811,9 @@ static const struct extension log_extension = {
 /* == 19. Compaction ===============================================================================
  *
  * The log grows with each change, the store does not. When FILE is more than twice as long as the store
- * needs, the server writes FILE anew. fork() makes a child of the server, and the child writes the
- * store to FILE.kvss-new. The server goes on meanwhile. What it changes in its own memory does not
- * change the memory of the child, which stays as it was at the fork().
+ * needs, or cannot grow and could be shorter, the server writes FILE anew. fork() makes a child of the
+ * server, and the child writes the store to FILE.kvss-new. The server goes on meanwhile. What it changes
+ * in its own memory does not change the memory of the child, which stays as it was at the fork().
  *
  *     server  ---+----- changes go to FILE, and are kept -----+------------------+--- rename() --->
  *                |                                            | appends these    | appends the last
@@ -3845,6 +3853,7 @@ static struct {
     char path[PATH_SIZE]; /* FILE.kvss-new */
     int fd;               /* the same, locked; or -1 */
     struct buf kept;      /* lines that were written to FILE since the fork() */
+    size_t unwritten;     /* bytes of logfile.lines whose changes the child has in its memory */
     int64_t offset;       /* clock_offset() when the deadlines in FILE were written */
 } compaction = {.child = -1, .fd = -1};
 
@@ -3953,7 +3962,8 @@ static void compact_over(const char *why) {
  * stops. */
 static uint64_t compact_next(void) {
     bool grown = logfile.size > COMPACT_MIN && logfile.size / 2 > compact_size();
-    bool needed = compaction.asked || logfile.sync_failed || logfile.outdated || grown;
+    bool stuck = log_is_stuck() && logfile.size > compact_size();
+    bool needed = compaction.asked || logfile.sync_failed || logfile.outdated || grown || stuck;
     uint64_t rest = (compaction.ended - compaction.began) * COMPACT_REST;
     if (compaction.phase != RESTING)
         return server.now + POLL_MS;
@@ -3992,6 +4002,7 @@ static void compact_begin(void) {
     if (compact_next() == NEVER)
         return; /* FILE has just been moved away */
     logfile.outdated = false;
+    compaction.unwritten = logfile.lines.len;
     compaction.began = server.now;
     compaction.phase = WRITING;
     const char *why = compact_fork();
@@ -4001,6 +4012,7 @@ static void compact_begin(void) {
 
 /* Lines were written to FILE. The child does not have them in its memory. */
 static void compact_keep(struct str lines) {
+    compaction.unwritten = 0;
     if (compaction.phase == RESTING)
         return;
     if (compaction.kept.len + lines.len > KEPT_MAX || !buf_reserve(&compaction.kept, lines.len))
@@ -4032,6 +4044,8 @@ static bool compact_step(void) {
     logfile.fd = compaction.fd;
     compaction.fd = -1;
     logfile.size = size;
+    if (compaction.unwritten > 0)
+        buf_consume(&logfile.lines, compaction.unwritten);
     logfile.place = IN_PLACE;
     logfile.changed = true; /* the last lines are to be synced now */
     logfile.check_at = server.now;

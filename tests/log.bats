@@ -690,8 +690,7 @@ limit() {
     [[ $a == '200 OK '[13] ]]
     replies 'KV/1.0 PUT d 4' '500 SERVER_ERROR' \
             'KV/1.0 CREATE bob' '201 CREATED' \
-            'KV/1.0 DEL b' '500 SERVER_ERROR' \
-            'KV/1.0 DEL nobody' '500 SERVER_ERROR' \
+            'KV/1.0 DEL nobody' '404 NOT_FOUND' \
             'KV/1.0 GET d' '404 NOT_FOUND' \
             'KV/1.0 GET b' '200 OK 2' \
             'KV/1.0 EXPIRE a 10' '500 SERVER_ERROR' \
@@ -713,6 +712,31 @@ limit() {
     serve --data "$DATA"
     replies 'KV/1.0 GET a' '200 OK 1' \
             'KV/1.0 GET b' '200 OK 2'
+}
+
+# bats test_tags=compaction
+@test "a full disk: FILE is written anew where that makes it shorter, and DEL makes room" {
+    command -v prlimit >/dev/null || skip "prlimit is needed: apt-get install util-linux"
+    serve --data "$DATA" --quiet
+    long=$(printf '%01000d' 0)
+    for i in 1 2 3 4 5; do echo "KV/1.0 PUT same $long"; echo "KV/1.0 PUT key$i $long"; done | talk >/dev/null
+    # FILE has old values of a key in it.
+    limit "$(wc -c <"$DATA")"
+    refused "KV/1.0 PUT new $long"
+    wait_until gets "KV/1.0 PUT new $long" '200 OK'
+    # FILE has nothing that could go.
+    limit 7500
+    refused "KV/1.0 PUT newer $long"
+    replies "KV/1.0 PUT newer $long" '500 SERVER_ERROR'
+    refused 'KV/1.0 DEL key1'
+    refused 'KV/1.0 DEL key2'
+    wait_until gets "KV/1.0 PUT newest $long" '201 CREATED'
+    crash
+    serve --data "$DATA"
+    replies 'KV/1.0 GET key1' '404 NOT_FOUND' \
+            'KV/1.0 GET key2' '404 NOT_FOUND' \
+            'KV/1.0 GET key3' "200 OK $long" \
+            'KV/1.0 GET newest' "200 OK $long"
 }
 
 @test "a full disk under many clients: acknowledged or not, and a restart agrees" {
