@@ -128,7 +128,10 @@ struct buf {
     size_t size; /* bytes allocated */
 };
 
+/* STR makes a str of a literal. Where a static variable gets its first value, C99 wants STR_INIT. */
 #define STR(literal) ((struct str){(literal), sizeof(literal) - 1})
+#define STR_INIT(literal)                                                                          \
+    { (literal), sizeof(literal) - 1 }
 
 static struct str str_of(const char *text) {
     return (struct str){text, strlen(text)};
@@ -331,15 +334,22 @@ enum status {
     REPLIED /* the command has written its reply itself */
 };
 
-static const char *const statuses[] = {
-    [MESSAGE] = "100 MESSAGE",           [OK] = "200 OK",
-    [CREATED] = "201 CREATED",           [ACCEPTED] = "202 ACCEPTED",
-    [NO_CONTENT] = "204 NO_CONTENT",     [BAD_REQUEST] = "400 BAD_REQUEST",
-    [UNAUTHORIZED] = "401 UNAUTHORIZED", [FORBIDDEN] = "403 FORBIDDEN",
-    [NOT_FOUND] = "404 NOT_FOUND",       [CONFLICT] = "409 CONFLICT",
-    [UPGRADE] = "426 UPGRADE_REQUIRED",  [TOO_MANY_REQUESTS] = "429 TOO_MANY_REQUESTS",
-    [SERVER_ERROR] = "500 SERVER_ERROR", [UNAVAILABLE] = "503 SERVICE_UNAVAILABLE",
-    [FULL] = "507 INSUFFICIENT_STORAGE",
+static const struct str statuses[] = {
+    [MESSAGE] = STR_INIT("100 MESSAGE"),
+    [OK] = STR_INIT("200 OK"),
+    [CREATED] = STR_INIT("201 CREATED"),
+    [ACCEPTED] = STR_INIT("202 ACCEPTED"),
+    [NO_CONTENT] = STR_INIT("204 NO_CONTENT"),
+    [BAD_REQUEST] = STR_INIT("400 BAD_REQUEST"),
+    [UNAUTHORIZED] = STR_INIT("401 UNAUTHORIZED"),
+    [FORBIDDEN] = STR_INIT("403 FORBIDDEN"),
+    [NOT_FOUND] = STR_INIT("404 NOT_FOUND"),
+    [CONFLICT] = STR_INIT("409 CONFLICT"),
+    [UPGRADE] = STR_INIT("426 UPGRADE_REQUIRED"),
+    [TOO_MANY_REQUESTS] = STR_INIT("429 TOO_MANY_REQUESTS"),
+    [SERVER_ERROR] = STR_INIT("500 SERVER_ERROR"),
+    [UNAVAILABLE] = STR_INIT("503 SERVICE_UNAVAILABLE"),
+    [FULL] = STR_INIT("507 INSUFFICIENT_STORAGE"),
 };
 
 /* == 4. Store =====================================================================================
@@ -1039,7 +1049,7 @@ static enum status request_execute(struct request *r) {
 
 /* Like buf_append(), it needs room: see OUTPUT_MAX and REPLY_MAX. */
 static void reply_line(struct buf *out, const struct request *r) {
-    buf_append(out, str_of(statuses[r->status]));
+    buf_append(out, statuses[r->status]);
     if (r->data.len) {
         buf_append(out, STR(" "));
         buf_append(out, r->data);
@@ -1063,9 +1073,9 @@ static struct str request_shown(const struct request *r) {
 static struct str reply_shown(const struct request *r, size_t start) {
     const struct client *c = r->client;
     if (r->status == REPLIED)
-        return str_of(statuses[OK]);
+        return statuses[OK];
     if (r->secret || c->wire != &lines_wire)
-        return str_of(statuses[r->status]);
+        return statuses[r->status];
     struct str reply = str_from(buf_str(&c->out), start);
     reply.len--; /* without its LF */
     return reply;
@@ -1170,8 +1180,8 @@ static void client_run_lines(struct client *c) {
     buf_consume(&c->in, start);
 }
 
-static const struct wire lines_wire = {
-    client_run_lines, reply_line, {"503 SERVICE_UNAVAILABLE\n", 24}};
+static const struct wire lines_wire = {client_run_lines, reply_line,
+                                       STR_INIT("503 SERVICE_UNAVAILABLE\n")};
 
 static void client_read(struct client *c) {
     /* There is room. If the buffer was full, its lines have run; or a request is pending, and then the
@@ -2587,7 +2597,7 @@ static enum status command_manage(struct request *r) {
     enum status status = request_execute(r);
     if (r->status == OK && status != WAIT) {
         snprintf(text, sizeof text, "MANAGE %.*s %s: %s", (int)who.len, who.bytes, inner->verb,
-                 statuses[status]);
+                 statuses[status].bytes);
         report_always("audit", r->client->name, str_of(text));
     }
     return status;
@@ -3225,7 +3235,7 @@ static void list_write(struct request *r, struct listing *list, struct buf *name
         c->wire->reply(&c->out, r);
     } else {
         if (!list->begun)
-            buf_append(&c->out, str_of(statuses[OK]));
+            buf_append(&c->out, statuses[OK]);
         buf_append(&c->out, buf_str(names));
     }
     names->len = 0;

@@ -169,7 +169,7 @@ described_in() {
 }
 
 @test "docs/protocol.md has the statuses of kvss.c, all of them and no other" {
-    same "$(grep -o '\[[A-Z_]*\] = "[1-5][0-9]* [A-Z_]*"' "$ROOT/kvss.c" | cut -d '"' -f 2)" \
+    same "$(grep -o '\[[A-Z_]*\] = STR_INIT("[1-5][0-9]* [A-Z_]*"' "$ROOT/kvss.c" | cut -d '"' -f 2)" \
         "$(sed -n 's/^| `\([1-5][0-9]* [A-Z_]*\)`.*/\1/p' "$ROOT/docs/protocol.md")"
 }
 

@@ -138,8 +138,8 @@ static void check_status(struct str line, struct str answer) {
     if (!str_equal(fields[0], STR("KV/1.0")))
         allowed = "426";
     for (size_t i = OK; i < sizeof statuses / sizeof *statuses; i++) {
-        size_t len = strlen(statuses[i]);
-        if (!begins(answer.bytes, answer.len, statuses[i]))
+        size_t len = statuses[i].len;
+        if (!begins(answer.bytes, answer.len, statuses[i].bytes))
             continue;
         known = answer.len == len || (answer.bytes[len] == ' ' && answer.len > len + 1);
         known &= answer.len == len || *answer.bytes == '2' || options[EXPLAIN].value;
@@ -211,7 +211,7 @@ static void check_lines(struct peer *p, bool exact) {
             note(line, answer);
         }
         at += len;
-        failures += str_is(answer, statuses[UNAUTHORIZED]);
+        failures += str_equal(answer, statuses[UNAUTHORIZED]);
         bool bye = !partial && str_is(line, "KV/1.0 QUIT");
         MUST(!bye || str_is(answer, "200 OK bye"));
         str_split(line, fields, 2);
