@@ -89,13 +89,14 @@ replies() {
     same "${#requests[@]} replies" "${#got[@]} replies"
 }
 
-# connect NAME [PORT [OPTION...]]: a client that stays, and is an nc with these options. says NAME LINE...:
-# sends these. hears NAME LINE...: these come next. next NAME: sets LINE to what comes next. closed NAME:
-# nothing does, and the server closes. hang_up NAME...: dies, whatever it has not read.
-connect() {
-    local to from fifo=$BATS_TEST_TMPDIR/nc.$((++STARTED))
+# connect NAME [PORT [OPTION...]]: a client that stays, an nc. spawn NAME COMMAND...: one that is this command.
+# says NAME LINE...: sends these. hears NAME LINE...: these come next. next NAME: sets LINE to what comes next.
+# closed NAME: nothing does, and the server closes. hang_up NAME...: dies, whatever it has not read.
+connect() { spawn "$1" nc "${@:3}" "${HOST:-127.0.0.1}" "${2:-$PORT}"; }
+spawn() {
+    local to from fifo=$BATS_TEST_TMPDIR/client.$((++STARTED))
     mkfifo "$fifo.to" "$fifo.from"
-    apart nc "${@:3}" "${HOST:-127.0.0.1}" "${2:-$PORT}" <"$fifo.to" >"$fifo.from" &
+    apart "${@:2}" <"$fifo.to" >"$fifo.from" &
     disown && exec {to}>"$fifo.to" {from}<"$fifo.from"
     TO[$1]=$to FROM[$1]=$from NC[$1]=$!
     trap : PIPE # to write to a client that has ended fails, and kills no test
