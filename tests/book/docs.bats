@@ -73,6 +73,7 @@ followed() {
         block README.md build | sed 's/ && make.*//'
         block README.md tests | sed 's/ && bats.*//'
         block docs/wireshark.md install
+        block docs/grpc/README.md install
         spans | grep '^sudo apt-get'
     } >"$BATS_TEST_TMPDIR/commands"
     [ "$(wc -l <"$BATS_TEST_TMPDIR/commands")" -ge 5 ]

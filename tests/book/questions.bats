@@ -74,14 +74,6 @@ sections() {
     same "$(leads $ENGLISH | sed 's|^|../|')" "$(leads $VIETNAMESE)"
 }
 
-@test "docs/kvss.proto: protoc takes it, and it has a call for each verb" {
-    tools
-    cd "$ROOT"
-    protoc --descriptor_set_out=/dev/null docs/kvss.proto
-    same "$(printf '%s\n' PUT GET DEL STATS CREATE DELETE LIST SEND CONNECT)" \
-        "$(sed -n 's/^  rpc \([A-Za-z]*\)(.*/\1/p' docs/kvss.proto | tr '[:lower:]' '[:upper:]')"
-}
-
 # shape FILE PORT: who sends what, for each packet with data, and how connections begin and end. An
 # ACK alone may come or not.
 shape() {
