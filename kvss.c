@@ -1328,7 +1328,6 @@ static bool client_open(struct client *c, const struct wire *wire, const char *n
         return false;
     }
     server.clients_len++;
-    server.turn[server.turn_len++] = fd; /* the newcomer may have sent something already */
     if (fd > server.fd_highest)
         server.fd_highest = fd;
     report("connect", c->name, STR(""));
@@ -1487,7 +1486,6 @@ static void loop_turn(void) {
 static void loop_run(void) {
     while (!server.stopping)
         loop_turn();
-    server.turn_len = 0; /* room for the newcomers: the list has a place for each descriptor */
     for (int i = 0; i < server.listeners_len; i++) {
         loop_accept(&server.listeners[i]);
         close(server.listeners[i].fd);
@@ -1920,12 +1918,21 @@ static bool speed_choose(void) {
     return false;
 }
 
+/* A newcomer is active, too: it may have sent something already. A server that stops accepts once more
+ * after a turn. Clients of that turn may have left by then, and are still in the list: it may be full. */
+static bool speed_opened(struct client *c) {
+    if (server.turn_len < FD_SETSIZE)
+        server.turn[server.turn_len++] = client_fd(c);
+    return true;
+}
+
 static uint64_t speed_wake_at(void) {
     return speed.wake_at;
 }
 
 static const struct extension speed_extension = {
     .start = speed_start,
+    .opened = speed_opened,
     .parsed = speed_prefetch,
     .printable = speed_printable,
     .choose = speed_choose,
