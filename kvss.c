@@ -128,7 +128,7 @@ struct buf {
     size_t size; /* bytes allocated */
 };
 
-/* STR makes a str of a literal. Where a static variable gets its first value, C99 wants STR_INIT. */
+/* STR makes a str of a literal. As the first value of a static variable, C99 allows only STR_INIT. */
 #define STR(literal) ((struct str){(literal), sizeof(literal) - 1})
 #define STR_INIT(literal)                                                                          \
     { (literal), sizeof(literal) - 1 }
@@ -592,10 +592,10 @@ static void store_remove(struct store *st, struct entry **link) {
  *
  * From each phase, an error leads to CLOSED. So does --timeout, if the client is idle.
  *
- * Why LINGERING: If a server calls close() while bytes from the client are unread, TCP sends a reset,
- * which ends the connection at once. The reset can overtake the last reply, "200 OK bye", and destroy it
- * (RFC 1122, section 4.2.2.13). So the server ends its own direction with shutdown(). It reads and drops
- * what still comes, until the client closes. */
+ * Why LINGERING: If a server calls close() while bytes from the client are unread, TCP sends a reset
+ * (RFC 1122, section 4.2.2.13). A reset ends the connection at once: the client's kernel throws away what
+ * the client has not read yet. The last reply, "200 OK bye", may be lost with that. So the server ends
+ * its own direction with shutdown(). It reads and drops what still comes, until the client closes. */
 
 enum { EXTENSIONS_MAX = 16 }; /* see Extensions */
 
@@ -1124,16 +1124,17 @@ static bool client_answer(struct client *c, struct request *r) {
 
 /* Parses the line at `start` in the input buffer. False: the line has not arrived yet.
  *
- * If the buffer is full and has no LF, the line is too long. If the client has ended, a last line without
+ * If the buffer is full and has no LF, its line is too long. If the client has ended, a last line without
  * LF may be only half of what the client wanted to send. Such a line is refused, whatever it says. It is
  * parsed all the same, so that extensions see what it is. */
 static bool line_parse(struct client *c, size_t start, struct request *r) {
-    struct str line = str_from(buf_str(&c->in), start);
-    const char *lf = memchr(line.bytes, '\n', line.len);
-    bool too_long = line.len == REQUEST_MAX;
-    bool is_last = line.len > 0 && c->phase == ENDING;
+    struct str rest = str_from(buf_str(&c->in), start);
+    const char *lf = memchr(rest.bytes, '\n', rest.len);
+    bool too_long = rest.len == REQUEST_MAX; /* only a line at the start can be */
+    bool is_last = rest.len > 0 && c->phase == ENDING;
     if (!lf && !too_long && !is_last)
         return false;
+    struct str line = rest;
     if (lf)
         line.len = lf - line.bytes;
     size_t end = start + line.len + (lf != NULL);
@@ -1156,8 +1157,9 @@ static void client_skip(struct client *c) {
     buf_consume(&c->in, rest);
 }
 
-/* Runs the lines in the input buffer, until there are no more, or one of them has to wait. If a full
- * batch has run, there may be more lines. */
+/* Runs the lines in the input buffer, until there are no more, or one of them has to wait. That line and
+ * those after it stay in the buffer, and are parsed anew later. If a full batch has run, there may be more
+ * lines. */
 static void client_run_lines(struct client *c) {
     struct request batch[BATCH];
     size_t start = 0; /* of what has not been run */
@@ -1303,7 +1305,8 @@ enum {
     WAIT_MAX = 86400000,   /* ms, a day: pselect() may refuse to wait more than 31 days */
 };
 
-/* 127.0.0.1:9000 or [::1]:9000 */
+/* Writes 127.0.0.1:9000 or [::1]:9000. A sockaddr_storage has room for an address of any kind. The calls
+ * take a pointer to what all kinds begin with, a sockaddr, and the length of the whole. */
 static void address_name(const struct sockaddr_storage *address, socklen_t len, char *name) {
     char host[INET6_ADDRSTRLEN] = "?", port[6] = "?";
     getnameinfo((const struct sockaddr *)address, len, host, sizeof host, port, sizeof port,
@@ -1378,8 +1381,9 @@ static void on_signal(int signal) {
     server.signal = signal;
 }
 
-/* pselect() may return without delivering a blocked signal, if a descriptor is ready at once. A busy
- * server would then never see the signal. So the server lets signals in here, for a moment. */
+/* If a descriptor is ready at once, pselect() may return without letting a signal in. A busy server would
+ * then never see the signal. So the server lets signals in here, for a moment: the handler runs within the
+ * first of the two calls. */
 static void loop_check_signals(void) {
     sigset_t blocked;
     sigprocmask(SIG_SETMASK, &server.signals, &blocked);
@@ -1481,8 +1485,9 @@ static void loop_turn(void) {
         x->turn();
 }
 
-/* Serves until a signal or QUIT ends it. To stop: accept the connections that already wait, answer what
- * has arrived, then give each client LINGER_MS to read and close. */
+/* Serves until a signal or QUIT ends it. To stop: accept the connections that already wait, and answer
+ * what has arrived. When client_read() finds nothing more from a client, that client is QUITTING. All of
+ * them together have LINGER_MS to read their replies and to close. */
 static void loop_run(void) {
     while (!server.stopping)
         loop_turn();
@@ -3639,14 +3644,15 @@ static bool log_has(const struct request *r) {
     return logfile.path && r->command->flags & CHANGES && r->store == &store;
 }
 
-/* Whether FILE is well, but cannot grow: the lines that wait could not be written. */
+/* Whether the only trouble is that FILE cannot grow: there are lines that could not be written. */
 static bool log_is_stuck(void) {
     bool well = !logfile.sync_failed && logfile.place == IN_PLACE;
     return well && logfile.refusing && logfile.lines.len > 0;
 }
 
-/* A change is not made if it could not be logged. It waits while FILE is full, until a compaction has
- * made FILE shorter; but when the server stops, nothing waits. */
+/* A change is not made if it could not be logged. But a DEL is made while FILE cannot grow: it makes room.
+ * A change waits while FILE is full, until a compaction has made FILE shorter; but when the server stops,
+ * nothing waits. */
 static enum status log_allow(struct request *r) {
     off_t next = logfile.size + (off_t)logfile.lines.len + REQUEST_MAX;
     if (!log_has(r) || r->status != OK)
@@ -4061,7 +4067,7 @@ static bool compact_step(void) {
     logfile.fd = compaction.fd;
     compaction.fd = -1;
     logfile.size = size;
-    if (compaction.unwritten > 0)
+    if (compaction.unwritten > 0) /* FILE has their changes now */
         buf_consume(&logfile.lines, compaction.unwritten);
     logfile.place = IN_PLACE;
     logfile.changed = true; /* the last lines are to be synced now */
