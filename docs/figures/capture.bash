@@ -1,17 +1,8 @@
 #!/usr/bin/env bash
-# Captures the session that docs/wireshark.md reads: docs/figures/capture.bash FILE. Server, client and
-# capture are in a network of their own, in which port 9000 is free and nobody else is heard. That
-# takes no rights where users may make one (unshare).
+# Captures the session that docs/wireshark.md reads: docs/figures/capture.bash FILE.
 set -eu
-[ "${1-}" = --inside ] || exec unshare --map-root-user --net "$0" --inside "$@"
-
-BATS_TEST_TMPDIR=$(mktemp -d)
-# shellcheck source=tests/helper.bash
-. "$(dirname "$0")/../../tests/helper.bash"
-trap 'kill ${DUMPCAP-} 2>/dev/null || :; teardown; rm -rf "$BATS_TEST_TMPDIR"' EXIT
-FILE=$2
-CAPTURE=$BATS_TEST_TMPDIR/capture
-TAKEN=$BATS_TEST_TMPDIR/taken
+# shellcheck source=docs/figures/alone.bash
+. "$(dirname "$0")/alone.bash"
 
 # arrived: what clients have sent is acknowledged, and the server has read it.
 arrived() {
@@ -69,21 +60,13 @@ second_connection() {
 # complete: the file holds the end of both sides of both connections (one may be there twice, if TCP
 # sent it again), and the last acknowledgement.
 complete() {
-    tshark -r "$TAKEN" -T fields -e tcp.flags.fin -e tcp.stream -e tcp.srcport 2>"$CAPTURE.log" |
+    tshark -r "$CAPTURE" -T fields -e tcp.flags.fin -e tcp.stream -e tcp.srcport 2>"$CAPTURE.tshark" |
         awk '$1 && !seen[$2, $3]++ { ends++ } { last = $1 } END { exit !(ends == 4 && !last) }'
 }
 
-ip link set lo up
-echo '61001 61999' >/proc/sys/net/ipv4/ip_local_port_range # no port of a test is among them
-dumpcap -q -P -i lo -f 'tcp port 9000' -w "$TAKEN" 2>"$CAPTURE.log" &
-DUMPCAP=$!
-wait_until grep -qs '^File: ' "$CAPTURE.log"
+capture 'tcp port 9000'
 serve --port 9000
 first_connection
 second_connection
-wait_until complete
-kill "$DUMPCAP"
-wait "$DUMPCAP"
-DUMPCAP=
+captured
 stop "$PID"
-editcap -F pcapng "$TAKEN" "$FILE" # from a pcap, which says nothing about the machine
