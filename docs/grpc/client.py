@@ -93,6 +93,8 @@ class Client:
 
 
 def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     with grpc.insecure_channel(sys.argv[1]) as channel:
         client = Client(channel)
         for line in sys.stdin:

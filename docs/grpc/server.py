@@ -105,6 +105,8 @@ class Mailboxes(kvss_pb2_grpc.MailboxesServicer):
 
 
 async def main():
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     kvss = Kvss(sys.argv[1])
     server = grpc.aio.server(options=tuple(OPTIONS.items()))
     kvss_pb2_grpc.add_StoreServicer_to_server(Store(kvss), server)

@@ -268,6 +268,15 @@ pairs() { sed -n 's/^| `\([0-9]*\)`[^|]*| `\([A-Z_]*\)`.*/\1 \2/p' "$ROOT/docs/g
     says bob 'get x'; hears bob 'UNAVAILABLE: 503 SERVICE_UNAVAILABLE'
 }
 
+@test "server.py and client.py say how they are called" {
+    run docs/grpc/server.py 127.0.0.1:9000
+    [ "$status" = 1 ]
+    [[ $output == *'server.py KVSS ADDRESS'* ]]
+    run docs/grpc/client.py
+    [ "$status" = 1 ]
+    [[ $output == *'client.py ADDRESS'* ]]
+}
+
 @test "docs/grpc/kvss.proto has a call for each verb of mailboxes and store, and no other" {
     same "$(printf '%s\n' Put Get Delete Stats Create Delete List Send Connect)" \
         "$(sed -n 's/^  rpc \([A-Za-z]*\)(.*/\1/p' docs/grpc/kvss.proto)"
